@@ -1,0 +1,141 @@
+"""Server configuration: flags beat the environment, the environment beats the file (design.md, "The interface")."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgspec
+
+ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
+PREFIX = "spec_prefill"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be served; the message is one sentence that names the flag."""
+
+
+class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--spec-prefill` serves with. Lengths are in tokens; names are those of the flags.
+
+    Attributes
+    ----------
+    draft_model_path : str
+        Hugging Face directory or name of the draft model.
+    keep_ratio : float
+        Fraction of the prompt's chunks that is kept, in (0, 1] (algorithm.md, 5).
+    min_tokens : int
+        Prompts shorter than this are prefilled dense.
+    chunk_size : int
+        Tokens per chunk, the unit of selection (paper: 32).
+    lookahead : int
+        Draft queries that vote, the last prompt token's included (paper: 8).
+    pool_kernel : int
+        Width of the average pooling over positions, odd (paper: 13).
+    keep_first : int
+        Tokens at the start whose chunks are always kept (attention sinks).
+    draft_max_tokens : int or None
+        Size of the draft's KV pool; None: the draft's context plus the lookahead of one batch.
+    """
+
+    draft_model_path: str
+    keep_ratio: float = 0.2
+    min_tokens: int = 1024
+    chunk_size: int = 32
+    lookahead: int = 8
+    pool_kernel: int = 13
+    keep_first: int = 0
+    draft_max_tokens: int | None = None
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field of `SpecPrefillConfig`."""
+    return f"--{PREFIX}_{name}".replace("_", "-")
+
+
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> SpecPrefillConfig | None:
+    """The configuration asked for, or None where Speculative Prefill is off.
+
+    Parameters
+    ----------
+    flags : mapping
+        Flags given on the command line, without the prefix; `enabled` is `--spec-prefill`, `config` the file.
+    environ : mapping
+        Environment; `SGLANG_SPEC_PREFILL_CONFIG` holds JSON or the path of a JSON file. Setting it switches
+        Speculative Prefill on (it is the only switch `sglang.Engine` has) unless it says `"spec_prefill": false`.
+
+    Raises
+    ------
+    ConfigError
+        For an unreadable file, an unknown name, a wrong type or range, or settings without `--spec-prefill`.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    path = given.pop("config", None)
+    from_file = _read(f"{flag('config')} {path}", _read_text(path)) if path is not None else {}
+    text = environ.get(ENVIRONMENT_VARIABLE, "").strip()
+    from_environment: dict[str, Any] = {}
+    if text:
+        source = text if text.startswith("{") else _read_text(text)
+        from_environment = {"enabled": True, **_read(ENVIRONMENT_VARIABLE, source)}
+    merged = {**from_file, **from_environment, **given}
+    enabled = merged.pop("enabled", False)
+    if enabled not in (True, False):
+        raise ConfigError(f"--spec-prefill must be true or false, got {enabled!r}.")
+    if not enabled:
+        if path is not None or given:
+            name = "config" if path is not None else next(iter(given))
+            raise ConfigError(f"{flag(name)} has no effect without --spec-prefill.")
+        return None
+    return _checked(merged)
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"{flag('config')} {path} cannot be read: {error.strerror}.") from None
+
+
+def _read(source: str, text: str) -> dict[str, Any]:
+    """A JSON object with the flags' names, dashes or underscores, prefix optional, as field names."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source} is not valid JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} must hold a JSON object.")
+    known = {*SpecPrefillConfig.__struct_fields__, "enabled"}
+    result = {}
+    for key, value in values.items():
+        name = key.removeprefix("--").replace("-", "_")
+        name = "enabled" if name == PREFIX else name.removeprefix(PREFIX + "_")
+        if name not in known:
+            raise ConfigError(f"{source} has an unknown name: {key!r}.")
+        result[name] = value
+    return result
+
+
+def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
+    if not values.get("draft_model_path"):
+        raise ConfigError(f"--spec-prefill needs {flag('draft_model_path')}.")
+    try:
+        config = msgspec.convert(values, SpecPrefillConfig)
+    except msgspec.ValidationError as error:
+        field = str(error).rpartition("$.")[2].rstrip("`") if "$." in str(error) else "config"
+        raise ConfigError(f"{flag(field)}: {error}.") from None
+    if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):
+        _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
+    for name, lowest in (("min_tokens", 0), ("chunk_size", 1), ("lookahead", 1), ("pool_kernel", 1), ("keep_first", 0)):
+        if not lowest <= getattr(config, name) < 2**31:
+            _out_of_range(name, f"at least {lowest}", getattr(config, name))
+    if config.pool_kernel % 2 == 0:
+        _out_of_range("pool_kernel", "odd", config.pool_kernel)
+    if config.draft_max_tokens is not None and config.draft_max_tokens <= config.lookahead:
+        _out_of_range("draft_max_tokens", f"more than {flag('lookahead')}", config.draft_max_tokens)
+    return config
+
+
+def _out_of_range(name: str, expected: str, value: Any) -> NoReturn:
+    raise ConfigError(f"{flag(name)} must be {expected}, got {value}.")

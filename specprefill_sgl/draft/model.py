@@ -1,0 +1,142 @@
+"""The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools (design.md, 4)."""
+
+import logging
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
+
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.draft.group import DraftedPrompt, DraftGroup
+
+logger = logging.getLogger(__name__)
+
+MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
+
+
+class _FixedPools(KVCacheConfigurator):
+    """Sizes the pools from the runner's `memory_pool_config` instead of profiling the device.
+
+    Swapped in as the class of a configurator that exists (a slots dataclass: no new slots, so that is legal); SGLang reads the
+    ready-made configuration only for speculative decoding's drafts.
+    """
+
+    __slots__ = ()
+
+    def _resolve_memory_pool_config(self, pre_model_load_memory: int) -> MemoryPoolConfig:
+        return self.memory_pool_config
+
+
+class _DraftRunner(ModelRunner):
+    def init_kv_cache_configurator(self, *args, **kwargs):
+        super().init_kv_cache_configurator(*args, **kwargs)
+        self.kv_cache_configurator.__class__ = _FixedPools
+
+
+class DraftModel:
+    """Loads the draft, owns its pools, drafts groups of prompts.
+
+    Parameters
+    ----------
+    config : SpecPrefillConfig
+    model_config : ModelConfig
+        The draft's own, from `compat.draft_model_config`.
+    scheduler : Scheduler
+        Its device, ports and server arguments are shared; nothing of it is changed.
+    chunk_tokens : int
+        Most prompt tokens in one draft forward.
+    """
+
+    def __init__(self, config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int):
+        self.config, self.chunk_tokens = config, chunk_tokens
+        self.context_len = model_config.context_len
+        page = scheduler.page_size
+        wanted = config.draft_max_tokens or self.context_len + MAX_PROMPTS * (config.lookahead + page)
+        self.max_tokens = -(-wanted // page) * page
+        self.page_size = page
+        self._runner = _DraftRunner(
+            model_config=model_config,
+            mem_fraction_static=0.1,  # read only when pools are profiled, which `_FixedPools` does not do
+            gpu_id=scheduler.tp_worker.model_runner.gpu_id,
+            nccl_port=scheduler.nccl_port,
+            server_args=scheduler.server_args,
+            is_draft_worker=True,
+            memory_pool_config=MemoryPoolConfig(max_total_num_tokens=self.max_tokens, max_running_requests=MAX_PROMPTS),
+        )
+        self._runner.alloc_memory_pool()
+        self._capture: QueryCapture | None = None
+
+    def init_attention_backend(self) -> None:
+        """Build the attention backend and put the recording proxy in front of it."""
+        self._runner.init_attention_backends()
+        self._capture = QueryCapture(self._runner.attn_backend)
+        self._runner.attn_backend = self._capture
+
+    def init_runner(self) -> None:
+        """Build the runner's eager forward (no CUDA graph: the lookahead is a handful of steps)."""
+        self._runner.init_cuda_graphs(capture_decode_cuda_graph=False)
+
+    def tokens_needed(self, prompt_tokens: int) -> int:
+        """KV slots one prompt takes while it is drafted, page rounding included."""
+        return -(-(prompt_tokens + self.config.lookahead) // self.page_size) * self.page_size
+
+    def draft(self, prompts: Sequence[array]) -> list[DraftedPrompt]:
+        """Draft prompts that fit the pool together; `clear` must follow."""
+        assert self._capture is not None
+        group = DraftGroup(
+            self._runner,
+            self._capture,
+            prompts,
+            lookahead=self.config.lookahead,
+            chunk_tokens=self.chunk_tokens,
+        )
+        return group.run()
+
+    def clear(self) -> None:
+        """Empty both pools, whatever state a forward left them in."""
+        self._runner.req_to_token_pool.clear()
+        self._runner.token_to_kv_pool_allocator.clear()
+
+    def available_tokens(self) -> int:
+        """Free slots of the KV pool."""
+        return self._runner.token_to_kv_pool_allocator.available_size()
+
+    def available_rows(self) -> int:
+        """Free rows of the request table."""
+        return self._runner.req_to_token_pool.available_size()
+
+    def voting_layers(self, prompt_tokens: int) -> dict[int, Any]:
+        """Attention layers whose queries vote on a prompt of this length.
+
+        A layer whose sliding window is shorter than the prompt sees only its end and is left out, as long as some layer sees
+        all of it.
+        """
+        assert self._capture is not None
+        seen = self._capture.layers
+        reach = prompt_tokens + self.config.lookahead
+        full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1}
+        return full or seen
+
+    def keys(self, layer_id: int):
+        """Key buffer of one layer, [slots, kv_heads, head_dim]."""
+        return self._runner.token_to_kv_pool.get_key_buffer(layer_id)
+
+
+def _window(layer: Any) -> int:
+    """Tokens before its own that a layer's query sees; -1 for all."""
+    return -1 if layer.sliding_window_size is None else layer.sliding_window_size
+
+
+def load(config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int) -> DraftModel:
+    """`DraftModel`, with a failure said in one sentence that names the flag."""
+    try:
+        return DraftModel(config, model_config, scheduler, chunk_tokens=chunk_tokens)
+    except Exception as error:
+        raise ConfigError(
+            f"{flag('draft_model_path')} {config.draft_model_path}: the draft could not be loaded: {error}"
+        ) from error

@@ -1,0 +1,85 @@
+"""Every place where SGLang is hooked, and the check that all hooks are in place. Only this folder touches SGLang's objects.
+
+SGLang logs and swallows errors of plugins and hooks, so a half-applied set would serve wrong answers; `verify` refuses it.
+"""
+
+from typing import NamedTuple
+
+from specprefill_sgl.config import ConfigError
+
+_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+
+
+class Hook(NamedTuple):
+    """A target in SGLang, how it is wrapped, our function as `module:name`, and the parameters the function counts on."""
+
+    target: str
+    kind: str
+    function: str
+    parameters: tuple[str, ...]
+
+
+HOOKS = (
+    Hook("sglang.srt.server_args.ServerArgs.add_cli_args", "AFTER", "launch:add_flags", ("parser",)),
+    Hook("sglang.srt.server_args.ServerArgs.from_cli_args", "AFTER", "launch:attach_flags", ("cls", "args")),
+    Hook("sglang.srt.server_args.ServerArgs.check_server_args", "AFTER", "launch:check_at_start", ("self",)),
+    Hook(f"{_TOKENIZER_MANAGER}._validate_one_request", "BEFORE", "frontend:check_request", ("self", "obj", "input_ids")),
+    Hook(
+        f"{_TOKENIZER_MANAGER}.update_request_meta_info",
+        "AROUND",
+        "frontend:attach_reply",
+        ("self", "meta_info", "state", "customized_info", "index", "finish_reason"),
+    ),
+    Hook("sglang.srt.entrypoints.api_contract.generate_contract_error", "AFTER", "frontend:check_generate_body", ("body",)),
+    Hook(
+        "sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase.handle_request",
+        "AROUND",
+        "frontend:check_openai_request",
+        ("self", "request", "raw_request"),
+    ),
+    Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "scheduler:init_draft", ("self",)),
+    Hook(f"{_SCHEDULER}.init_all_attention_backends", "AFTER", "scheduler:init_attention_backend", ("self",)),
+    Hook(f"{_SCHEDULER}.init_all_cuda_graphs", "AFTER", "scheduler:init_runner", ("self",)),
+    Hook(
+        f"{_SCHEDULER}._get_new_batch_prefill_raw",
+        "AROUND",
+        "scheduler:speculate",
+        ("self", "prefill_delayer_single_pass", "running_batch"),
+    ),
+    Hook(f"{_SCHEDULER}.get_internal_state", "AFTER", "scheduler:add_internal_state", ("self", "recv_req")),
+    Hook(
+        "sglang.srt.constrained.grammar_manager.GrammarManager.has_waiting_grammars",
+        "AFTER",
+        "scheduler:no_grammar_behind_the_stage",
+        ("self",),
+    ),
+    Hook("sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_extend", "AFTER", "model:mask_ids", ("self",)),
+    Hook(
+        "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
+        "AFTER",
+        "model:offset_positions",
+        ("cls", "batch", "model_runner"),
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler_components.output_streamer._GenerationStreamAccumulator.accept",
+        "AFTER",
+        "report:report",
+        ("self", "req"),
+    ),
+)
+
+
+def verify() -> None:
+    """Raise unless every hook has been applied in this process.
+
+    Raises
+    ------
+    ConfigError
+        Names the first target that was not hooked.
+    """
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    missing = [hook.target for hook in HOOKS if hook.target not in HookRegistry._patched]
+    if missing:
+        raise ConfigError(f"--spec-prefill cannot be served: SGLang's {missing[0]} could not be hooked.")

@@ -1,0 +1,80 @@
+"""Requests and replies in the HTTP process: refuse bad fields with HTTP 400, put the reply object into `meta_info`."""
+
+from typing import Any
+
+from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.observability.reply import KEY
+from specprefill_sgl.options import RequestError, parse, spec_prefill_keys
+
+
+def check_request(manager: Any, obj: Any, input_ids: Any, *_args: Any, **_kwargs: Any) -> None:
+    """BEFORE TokenizerManager._validate_one_request: every request of every route, `sglang.Engine` included.
+
+    Raises
+    ------
+    RequestError
+        A ValueError, which SGLang answers with HTTP 400.
+    """
+    params = {**(manager.preferred_sampling_params or {}), **(obj.sampling_params or {})}
+    _check_params(params, manager.server_args, None if input_ids is None else len(input_ids))
+
+
+def check_generate_body(_error: str | None, body: Any) -> str | None:
+    """AFTER api_contract.generate_contract_error: refuse `/generate` bodies before a stream has begun with HTTP 200."""
+    if not isinstance(body, dict):
+        return None
+    try:
+        _refuse_misplaced(body, "sampling_params.custom_params")
+        params = body.get("sampling_params")
+        for one in params if isinstance(params, list) else [params]:
+            _check_params(one, _server_args())
+    except RequestError as error:
+        return str(error)
+    return None
+
+
+async def check_openai_request(original: Any, serving: Any, request: Any, raw_request: Any, *args: Any, **kwargs: Any):
+    """AROUND OpenAIServingBase.handle_request: the same for the OpenAI routes, whose models drop unknown fields silently."""
+    if raw_request is not None and raw_request.headers.get("content-type", "").startswith("application/json"):
+        body = await raw_request.json()
+        try:
+            if isinstance(body, dict):
+                _refuse_misplaced(body, "custom_params")
+                _check_params(body, serving.tokenizer_manager.server_args)
+        except RequestError as error:
+            return serving.create_error_response(str(error), param=str(error).split()[0])
+    return await original(serving, request, raw_request, *args, **kwargs)
+
+
+def attach_reply(
+    original: Any, manager: Any, meta_info: dict, state: Any, customized_info: dict, index: int, *args: Any, **kwargs: Any
+) -> None:
+    """AROUND TokenizerManager.update_request_meta_info: an object, where SGLang would collect a list per token."""
+    rest = {key: values for key, values in customized_info.items() if key != KEY}
+    if rest:
+        original(manager, meta_info, state, rest, index, *args, **kwargs)
+    column = customized_info.get(KEY)
+    if column is not None and column[index]:
+        meta_info[KEY] = column[index]
+
+
+def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = None) -> None:
+    if not isinstance(params, dict):
+        return
+    _refuse_misplaced(params, "custom_params")
+    custom = params.get("custom_params")
+    keys = spec_prefill_keys(custom)
+    if keys and config_of(server_args) is None:
+        raise RequestError(f"{keys[0]} cannot be used: the server was started without --spec-prefill.")
+    parse(custom, prompt_tokens)
+
+
+def _refuse_misplaced(fields: dict, place: str) -> None:
+    for key in spec_prefill_keys(fields):
+        raise RequestError(f"{key} is not read here; it belongs in {place}.")
+
+
+def _server_args() -> Any:
+    from sglang.srt.entrypoints import http_server
+
+    return http_server._global_state.tokenizer_manager.server_args

@@ -1,0 +1,72 @@
+"""Flags, and the checks at start that refuse what cannot work (ServerArgs; the launcher's process)."""
+
+import argparse
+from typing import Any
+
+from specprefill_sgl import compat, config, vocabulary
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+
+_ATTRIBUTE = "_spec_prefill"  # underscore names stay writable on a sealed ServerArgs and survive pickling
+
+
+def config_of(server_args: Any) -> SpecPrefillConfig | None:
+    """The configuration attached to a ServerArgs, None where Speculative Prefill is off."""
+    return getattr(server_args, _ATTRIBUTE, None)
+
+
+def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> None:
+    """AFTER ServerArgs.add_cli_args: defaults stay None so that a given flag can be told from an absent one."""
+    group = parser.add_argument_group("speculative prefill (specprefill-sgl)")
+    group.add_argument("--spec-prefill", action="store_true", help="Switch Speculative Prefill on.")
+    for name, kind, text in (
+        ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
+        ("keep_ratio", float, "Fraction of the prompt's chunks that is kept, in (0, 1]. Default 0.2."),
+        ("min_tokens", int, "Shorter prompts are prefilled dense. Default 1024."),
+        ("chunk_size", int, "Tokens per chunk, the unit of selection. Default 32."),
+        ("lookahead", int, "Draft queries that vote, the last prompt token's included. Default 8."),
+        ("pool_kernel", int, "Width of the average pooling over positions, odd. Default 13."),
+        ("keep_first", int, "Tokens at the start whose chunks are always kept. Default 0."),
+        ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
+        ("config", str, "JSON file with the same names; flags and environment beat it."),
+    ):
+        group.add_argument(flag(name), type=kind, default=None, help=text)
+
+
+def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args: Any) -> None:
+    """AFTER ServerArgs.from_cli_args. Exits with one sentence: a command line's error is no traceback."""
+    prefix = config.PREFIX
+    flags = {name.removeprefix(f"{prefix}_"): value for name, value in vars(args).items() if name.startswith(f"{prefix}_")}
+    flags["enabled"] = getattr(args, prefix, None)
+    try:
+        resolved = config.resolve(flags)
+        if resolved is not None:
+            vocabulary.check_draft_path(resolved)
+        setattr(server_args, _ATTRIBUTE, resolved)
+    except ConfigError as error:
+        raise SystemExit(f"specprefill-sgl: {error}") from None
+
+
+def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
+    """AFTER ServerArgs.check_server_args: everything that can be refused before a process is started.
+
+    `sglang.Engine` builds ServerArgs without a command line; its configuration is read here, from the environment.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the flag.
+    """
+    if not hasattr(server_args, _ATTRIBUTE):
+        setattr(server_args, _ATTRIBUTE, config.resolve({}))
+    resolved = config_of(server_args)
+    if resolved is None:
+        return
+    from specprefill_sgl.hooks import verify
+
+    verify()
+    compat.check_version()
+    vocabulary.check_draft_path(resolved)
+    compat.check_server_options(server_args)
+    target, draft = compat.model_configs(resolved, server_args)
+    compat.check_models(target, draft)
+    vocabulary.check_vocabulary(resolved, server_args, target, draft)

@@ -1,0 +1,37 @@
+"""What the model is fed: plain token ids and original positions (design.md, 2 and 3)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from specprefill_sgl.skipcode import TOKEN_MASK
+from specprefill_sgl.state import sparse_state_of
+
+
+def mask_ids(_result: Any, batch: Any, *_args: Any) -> None:
+    """AFTER ScheduleBatch.prepare_for_extend: take the skips off the ids; the array is the batch's own copy."""
+    if any(sparse_state_of(req) is not None for req in batch.reqs):
+        batch.prefill_input_ids_cpu.bitwise_and_(TOKEN_MASK)
+
+
+def offset_positions(forward_batch: Any, _cls: type, batch: Any, *_args: Any, **_kwargs: Any) -> Any:
+    """AFTER ForwardBatch.init_new: positions become original positions, in a new tensor since the old one may be shared."""
+    states = [sparse_state_of(req) for req in batch.reqs or ()]
+    if not any(states):
+        return None
+    if batch.forward_mode.is_decode_or_idle():
+        offsets = np.fromiter((state.delta if state else 0 for state in states), dtype=np.int64, count=len(states))
+    else:
+        offsets = np.concatenate(
+            [
+                state.span_offsets(start, length) if state else np.zeros(length, dtype=np.int64)
+                for state, start, length in zip(states, batch.prefix_lens, batch.extend_lens, strict=True)
+            ]
+        )
+    positions = forward_batch.positions
+    shift = torch.from_numpy(offsets).to(device=positions.device, dtype=positions.dtype, non_blocking=True)
+    forward_batch.positions = positions + shift
+    if forward_batch.mrope_positions is not None:  # text-only rows of a multimodal model
+        forward_batch.mrope_positions = forward_batch.mrope_positions + shift
+    return forward_batch

@@ -1,0 +1,191 @@
+"""The stage in the scheduler: requests wait in SGLang's own queue, are drafted, rewritten to their kept tokens, released."""
+
+import contextlib
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+from specprefill_sgl import __version__, compat, skipcode
+from specprefill_sgl.eligibility import dense_reason
+from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.options import parse
+from specprefill_sgl.ranks import Ranks
+from specprefill_sgl.stage import Outcome, Prompt, Stage
+from specprefill_sgl.state import PromptState, attach, state_of
+
+_STAGE = "_spec_prefill_stage"
+_DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
+
+
+def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.maybe_init_draft_worker: draft weights and pools, before SGLang sizes the target's pool.
+
+    Raises
+    ------
+    ConfigError
+        If a hook did not apply or the draft cannot be loaded; the server stops.
+    """
+    config = config_of(scheduler.server_args)
+    if config is None:
+        return
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.runtime_context import get_parallel
+
+    from specprefill_sgl.draft.model import load
+    from specprefill_sgl.hooks import verify
+
+    verify()
+    _, draft_config = compat.model_configs(config, scheduler.server_args)
+    chunked = resolving_view(scheduler.server_args).chunked_prefill_size
+    chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
+    draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
+    setattr(scheduler, _STAGE, Stage(config, draft, Ranks(get_parallel().tp_group), vocab_size=draft_config.vocab_size))
+
+
+def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.init_all_attention_backends."""
+    if (stage := stage_of(scheduler)) is not None:
+        stage.draft.init_attention_backend()
+
+
+def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.init_all_cuda_graphs."""
+    if (stage := stage_of(scheduler)) is not None:
+        stage.draft.init_runner()
+
+
+def stage_of(scheduler: Any) -> Stage | None:
+    """The scheduler's stage, None without `--spec-prefill`."""
+    return getattr(scheduler, _STAGE, None)
+
+
+def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, running_batch: Any) -> Any:
+    """AROUND Scheduler._get_new_batch_prefill_raw: draft the next group, then let SGLang admit what is decided.
+
+    Requests whose draft is still to come stay in the waiting queue but are hidden from this call, so that aborts, time-outs,
+    limits and metrics keep working on them.
+    """
+    stage = stage_of(scheduler)
+    if stage is None:
+        return original(scheduler, prefill_delayer_single_pass, running_batch)
+    _admit_ready_grammars(scheduler)
+    for req in scheduler.waiting_queue:
+        if state_of(req) is None:
+            _see(req, stage)
+    undecided = [req for req in scheduler.waiting_queue if _outcome(req) is None]
+    if undecided and _may_draft(scheduler, running_batch):
+        undecided = undecided[_draft(scheduler, stage, undecided) :]
+    with _hidden(scheduler, undecided):
+        return original(scheduler, prefill_delayer_single_pass, running_batch)
+
+
+def no_grammar_behind_the_stage(ready: bool, grammar_manager: Any) -> bool | None:
+    """AFTER GrammarManager.has_waiting_grammars: the stage moves ready requests itself, before it looks at the queue.
+
+    Otherwise SGLang would queue and admit such a request inside the call the stage wraps, undrafted.
+    """
+    return False if getattr(grammar_manager, _STAGE, False) else None
+
+
+def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.get_internal_state: the `spec_prefill` block of `/server_info`."""
+    stage = stage_of(scheduler)
+    if stage is None:
+        return
+    draft = stage.draft
+    result.internal_state["spec_prefill"] = {
+        "version": __version__,
+        **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
+        "draft_max_tokens": draft.max_tokens,
+        "draft_available_tokens": draft.available_tokens(),
+        "draft_available_requests": draft.available_rows(),
+        "draft_context_len": draft.context_len,
+    }
+
+
+def _admit_ready_grammars(scheduler: Any) -> None:
+    manager = scheduler.grammar_manager
+    if manager.has_waiting_grammars():
+        for req in manager.get_ready_grammar_requests():
+            scheduler._add_request_to_queue(req)
+
+
+def _see(req: Any, stage: Stage) -> None:
+    """First sight of a request: read its options; decide at once where no draft is needed or possible."""
+    options = parse(req.sampling_params.custom_params)
+    state = PromptState(options, len(req.origin_input_ids))
+    attach(req, state)
+    reason = dense_reason(req, options, stage.config)
+    if reason is not None:
+        state.decide(Outcome(positions=None, reason=reason))
+    elif (outcome := stage.without_draft(_prompt(req, stage))) is not None:
+        state.decide(outcome)
+
+
+def _outcome(req: Any) -> Outcome | None:
+    state = state_of(req)
+    return None if state is None else state.outcome
+
+
+def _prompt(req: Any, stage: Stage) -> Prompt:
+    options = state_of(req).options  # type: ignore[union-attr]
+    keep_ratio = stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio
+    return Prompt(ids=req.origin_input_ids, keep_ratio=keep_ratio, protect=options.protect)
+
+
+def _may_draft(scheduler: Any, running_batch: Any) -> bool:
+    """A prompt that is being prefilled in chunks goes first, and a full batch could not take what is drafted."""
+    full = running_batch.batch_is_full and not running_batch.is_empty() and not scheduler.enable_priority_preemption
+    return scheduler.chunked_req is None and not full
+
+
+def _draft(scheduler: Any, stage: Stage, undecided: list[Any]) -> int:
+    """Draft the head of the queue; returns how many requests were decided."""
+    prompts = [_prompt(req, stage) for req in undecided]
+    size = stage.group_size(prompts)
+    with _forward_stream(scheduler):
+        outcomes = stage.run(prompts[:size])
+    for req, outcome in zip(undecided, outcomes, strict=False):
+        _decide(req, outcome)
+    return size
+
+
+def _decide(req: Any, outcome: Outcome) -> None:
+    """Record the outcome and, if tokens are dropped, make the request's prompt the skip-coded kept tokens."""
+    state = state_of(req)
+    assert state is not None
+    state.decide(outcome)
+    if not state.is_sparse:
+        return
+    assert outcome.positions is not None
+    coded = skipcode.encode(req.origin_input_ids, outcome.positions)
+    if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
+        req.logprob_start_len = len(coded)
+    req.origin_input_ids = coded
+    req.full_untruncated_fill_ids = array("q")
+
+
+@contextlib.contextmanager
+def _forward_stream(scheduler: Any) -> Iterator[None]:
+    """The stream forwards run on: runners share input buffers and workspaces, so drafts must not overlap with them."""
+    if not scheduler.enable_overlap:
+        yield
+        return
+    with scheduler.forward_stream_ctx:
+        scheduler.forward_stream.wait_stream(scheduler.schedule_stream)
+        yield
+
+
+@contextlib.contextmanager
+def _hidden(scheduler: Any, held: list[Any]) -> Iterator[None]:
+    """Hide requests, and requests that only now get their grammar, from SGLang's admission; put them back in place."""
+    order = {id(req): index for index, req in enumerate(scheduler.waiting_queue)}
+    hidden = {id(req) for req in held}
+    scheduler.waiting_queue = [req for req in scheduler.waiting_queue if id(req) not in hidden]
+    setattr(scheduler.grammar_manager, _STAGE, True)
+    try:
+        yield
+    finally:
+        setattr(scheduler.grammar_manager, _STAGE, False)
+        if held:
+            scheduler.waiting_queue = sorted([*scheduler.waiting_queue, *held], key=lambda req: order.get(id(req), len(order)))

@@ -1,0 +1,1 @@
+"""What a reply and the server say about Speculative Prefill."""

@@ -1,0 +1,37 @@
+"""The reply object `meta_info["spec_prefill"]` (design.md, "The interface")."""
+
+from typing import Any
+
+from specprefill_sgl.state import PromptState
+
+KEY = "spec_prefill"
+
+
+def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
+    """Plain values for one request.
+
+    Parameters
+    ----------
+    state : PromptState
+        Of a request whose outcome is decided.
+    final : bool
+        Whether this is the request's last output; `positions` are sent only with that one.
+    """
+    outcome = state.outcome
+    assert outcome is not None
+    applied = outcome.positions is not None
+    kept_tokens = state.prompt_tokens - state.delta
+    reply: dict[str, Any] = {
+        "applied": applied,
+        "reason": outcome.reason,
+        "prompt_tokens": state.prompt_tokens,
+        "kept_tokens": kept_tokens,
+        "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
+        "draft_cached_tokens": 0,
+        "draft_ms": round(outcome.draft_ms, 3),
+        "score_ms": round(outcome.score_ms, 3),
+    }
+    if final and state.options.return_positions:
+        kept = outcome.positions
+        reply["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))
+    return reply

@@ -1,0 +1,112 @@
+"""Per-request fields: the `spec_prefill*` keys of `custom_params` (design.md, "The interface")."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgspec
+
+from specprefill_sgl.config import PREFIX
+
+MAX_TOKENS = 2**31 - 1
+
+
+class RequestError(ValueError):
+    """A request field that cannot be honoured; SGLang answers HTTP 400 with the message, which names the field."""
+
+
+class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request asked for; None means the server's value.
+
+    `protect` holds (start, end) pairs of token offsets in the prompt, end excluded.
+    """
+
+    enabled: bool | None = None
+    keep_ratio: float | None = None
+    min_tokens: int | None = None
+    protect: tuple[tuple[int, int], ...] = ()
+    return_positions: bool = False
+
+
+def spec_prefill_keys(params: Any) -> list[str]:
+    """The keys of a mapping that belong to Speculative Prefill, known or not."""
+    if not isinstance(params, Mapping):
+        return []
+    return [key for key in params if isinstance(key, str) and key.startswith(PREFIX)]
+
+
+def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOptions:
+    """Read and check a request's fields.
+
+    Parameters
+    ----------
+    custom_params : mapping or None
+        `sampling_params.custom_params`; keys that do not start with `spec_prefill` are not looked at.
+    prompt_tokens : int, optional
+        Length of the prompt; if given, protected spans must lie inside it.
+
+    Raises
+    ------
+    RequestError
+        For an unknown `spec_prefill*` key, a wrong type or a wrong range.
+    """
+    values = {}
+    for key in spec_prefill_keys(custom_params):
+        if key not in _READERS:
+            _refuse(key, f"is not a known field; known are {', '.join(sorted(_READERS))}")
+        name, read = _READERS[key]
+        values[name] = read(key, custom_params[key])
+    options = RequestOptions(**values)
+    if prompt_tokens is not None and any(end > prompt_tokens for _, end in options.protect):
+        _refuse("spec_prefill_protect", f"reaches beyond the prompt's {prompt_tokens} tokens")
+    return options
+
+
+def _refuse(key: str, problem: str) -> NoReturn:
+    raise RequestError(f"{key} {problem}.")
+
+
+def _bool(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        _refuse(key, f"must be true or false, got {_shown(value)}")
+    return value
+
+
+def _keep_ratio(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _refuse(key, f"must be a number in (0, 1], got {_shown(value)}")
+    if not (math.isfinite(value) and 0 < value <= 1):
+        _refuse(key, f"must be in (0, 1], got {_shown(value)}")
+    return float(value)
+
+
+def _tokens(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        _refuse(key, f"must be an integer, got {_shown(value)}")
+    if not 0 <= value <= MAX_TOKENS:
+        _refuse(key, f"must be in [0, {MAX_TOKENS}], got {_shown(value)}")
+    return value
+
+
+def _spans(key: str, value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list | tuple) or len(value) % 2:
+        _refuse(key, f"must be a flat list of start, end offsets, got {_shown(value)}")
+    offsets = [_tokens(key, offset) for offset in value]
+    spans = tuple(zip(offsets[::2], offsets[1::2], strict=True))
+    if any(start >= end for start, end in spans):
+        _refuse(key, f"must have start < end in every pair, got {_shown(value)}")
+    return spans
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+_READERS = {
+    "spec_prefill": ("enabled", _bool),
+    "spec_prefill_keep_ratio": ("keep_ratio", _keep_ratio),
+    "spec_prefill_min_tokens": ("min_tokens", _tokens),
+    "spec_prefill_protect": ("protect", _spans),
+    "spec_prefill_return_positions": ("return_positions", _bool),
+}

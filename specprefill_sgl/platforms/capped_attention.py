@@ -1,0 +1,63 @@
+"""Logit caps on the CPU platform: SGLang 0.5.23's `torch_native` attention ignores `layer.logit_cap` and would answer wrongly.
+
+Layers without a cap (all but Gemma 2 and its like) run SGLang's own code.
+"""
+
+import torch
+from sglang.srt.layers.attention.attention_registry import register_attention_backend
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+
+
+class CappedTorchAttention(TorchNativeAttnBackend):
+    """`torch_native` with cap * tanh(logits / cap) for decoder layers that ask for it."""
+
+    def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True):
+        """[tokens, heads * head_dim] -> [tokens, heads * v_head_dim]; causal over the sequence."""
+        if layer.logit_cap <= 0 or layer.is_cross_attention:
+            return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
+        starts, lengths = forward_batch.extend_prefix_lens.tolist(), forward_batch.extend_seq_lens.tolist()
+        return self._capped(q, k, v, layer, forward_batch, save_kv_cache, starts, lengths)
+
+    def forward_decode(self, q, k, v, layer, forward_batch, save_kv_cache=True):
+        """[requests, heads * head_dim] -> [requests, heads * v_head_dim]."""
+        if layer.logit_cap <= 0 or layer.is_cross_attention:
+            return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
+        starts = (forward_batch.seq_lens - 1).tolist()
+        return self._capped(q, k, v, layer, forward_batch, save_kv_cache, starts, [1] * len(starts))
+
+    def _capped(self, q, k, v, layer, forward_batch, save_kv_cache, starts, lengths):
+        if save_kv_cache and k is not None:
+            self.token_to_kv_pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v)
+        keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
+        values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
+        queries = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        rows = forward_batch.req_pool_indices.tolist()
+        outputs, done = [], 0
+        for row, start, length in zip(rows, starts, lengths, strict=True):
+            slots = self.req_to_token_pool.req_to_token[row, : start + length].long()
+            outputs.append(_attend(queries[done : done + length], keys[slots], values[slots], layer, start))
+            done += length
+        return torch.cat(outputs).reshape(-1, layer.tp_q_head_num * layer.v_head_dim)
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer, start: int) -> torch.Tensor:
+    """Queries at positions `start`.. onto all keys: [n, heads, dim], [N, kv_heads, dim] -> [n, heads, v_dim]."""
+    length, heads, dim = queries.shape
+    kv_heads = keys.shape[1]
+    grouped = queries.view(length, kv_heads, heads // kv_heads, dim)
+    logits = torch.einsum("qhgd,khd->hgqk", grouped, keys.to(queries.dtype)) * layer.scaling
+    logits = layer.logit_cap * torch.tanh(logits / layer.logit_cap)
+    at = torch.arange(start, start + length, device=queries.device)[:, None]
+    key_at = torch.arange(keys.shape[0], device=queries.device)
+    visible = key_at <= at
+    if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
+        visible &= key_at >= at - layer.sliding_window_size
+    weights = logits.float().masked_fill(~visible, float("-inf")).softmax(dim=-1).to(queries.dtype)
+    out = torch.einsum("hgqk,khd->qhgd", weights, values.to(queries.dtype))
+    return out.reshape(length, heads, -1)
+
+
+def register() -> None:
+    """Serve `--attention-backend torch_native` with this class, in this process."""
+    register_attention_backend("torch_native")(CappedTorchAttention)

@@ -1,0 +1,1 @@
+"""Importance of prompt tokens from the draft's queries and keys."""

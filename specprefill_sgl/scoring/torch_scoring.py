@@ -1,0 +1,66 @@
+"""Importance of prompt tokens in plain torch (algorithm.md, 2 to 4): works on any device and is the kernels' reference."""
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn.functional import avg_pool1d
+
+
+def layer_votes(
+    queries: torch.Tensor, keys: torch.Tensor, *, scaling: float, logit_cap: float, pool_kernel: int
+) -> torch.Tensor:
+    """Pooled attention of one layer onto the prompt, max over its heads.
+
+    Parameters
+    ----------
+    queries : [votes, heads, head_dim]
+        After RoPE.
+    keys : [prompt_tokens, kv_heads, head_dim]
+        After RoPE; query head h reads key head h // (heads // kv_heads).
+    scaling : float
+        The layer's softmax scale.
+    logit_cap : float
+        The layer's cap (cap * tanh(x / cap)); 0 for none.
+    pool_kernel : int
+        Odd width of the average pooling over positions, zero padding counted.
+
+    Returns
+    -------
+    float32 [votes, prompt_tokens]
+
+    Notes
+    -----
+    One key head at a time, so that scratch is votes * (heads / kv_heads) * prompt_tokens floats.
+    """
+    votes, heads, dim = queries.shape
+    kv_heads = keys.shape[1]
+    grouped = queries.float().view(votes, kv_heads, heads // kv_heads, dim)
+    best = None
+    for head in range(kv_heads):
+        logits = torch.matmul(grouped[:, head], keys[:, head].float().T) * scaling
+        if logit_cap > 0:
+            logits = logit_cap * torch.tanh(logits / logit_cap)
+        pooled = avg_pool1d(logits.softmax(dim=-1), pool_kernel, stride=1, padding=pool_kernel // 2).amax(dim=1)
+        best = pooled if best is None else torch.maximum(best, pooled)
+    assert best is not None
+    return best
+
+
+def max_votes(layers: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Max over layers of `layer_votes`: float32 [votes, prompt_tokens]. Consumes the layers one at a time."""
+    best = None
+    for votes in layers:
+        best = votes if best is None else torch.maximum(best, votes)
+    if best is None:
+        raise ValueError("the draft has no attention layer whose queries vote")
+    return best
+
+
+def chunk_scores(votes: torch.Tensor, chunk_size: int) -> torch.Tensor:
+    """Mean over votes, then mean importance per chunk: float32 [chunks]; the last chunk may be shorter."""
+    importance = votes.mean(dim=0)
+    whole = len(importance) // chunk_size * chunk_size
+    scores = importance[:whole].view(-1, chunk_size).mean(dim=1)
+    if whole == len(importance):
+        return scores
+    return torch.cat([scores, importance[whole:].mean(dim=0, keepdim=True)])

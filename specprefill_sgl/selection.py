@@ -1,0 +1,74 @@
+"""Which chunks of a prompt are kept (algorithm.md, 5). Pure NumPy: no device, no batch, no clock."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def chunk_count(n_tokens: int, chunk_size: int) -> int:
+    """Number of chunks of a prompt; the last may be shorter."""
+    return -(-n_tokens // chunk_size)
+
+
+def forced_chunks(
+    n_tokens: int, *, chunk_size: int, keep_first: int = 0, protect: Sequence[tuple[int, int]] = ()
+) -> np.ndarray:
+    """Chunks kept whatever their score: the last one and those touched by `keep_first` tokens or a protected span.
+
+    Returns
+    -------
+    bool [chunks]
+    """
+    forced = np.zeros(chunk_count(n_tokens, chunk_size), dtype=bool)
+    forced[-1:] = True
+    for start, end in ((0, min(keep_first, n_tokens)), *protect):
+        if start < end:
+            forced[start // chunk_size : chunk_count(end, chunk_size)] = True
+    return forced
+
+
+def free_budget(forced: np.ndarray, keep_ratio: float) -> int:
+    """How many chunks the scores may choose: forced chunks count toward the budget but never eat more than half of it."""
+    budget = math.ceil(len(forced) * keep_ratio)
+    n_forced = int(forced.sum())
+    return min(max(budget - n_forced, math.ceil(budget / 2)), len(forced) - n_forced)
+
+
+def keeps_everything(forced: np.ndarray, keep_ratio: float) -> bool:
+    """Whether the budget covers every chunk, so that no draft is needed."""
+    return int(forced.sum()) + free_budget(forced, keep_ratio) == len(forced)
+
+
+def select_chunks(scores: np.ndarray, forced: np.ndarray, keep_ratio: float) -> np.ndarray:
+    """Kept chunks.
+
+    Parameters
+    ----------
+    scores : float [chunks]
+        Mean importance of each chunk's tokens.
+    forced : bool [chunks]
+        From `forced_chunks`.
+    keep_ratio : float
+        Fraction of the chunks to keep.
+
+    Returns
+    -------
+    int64 [kept_chunks], ascending. Ties go to the lower index.
+
+    Raises
+    ------
+    ValueError
+        If a score is not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("the draft's scores are not finite")
+    order = np.argsort(-scores, kind="stable")
+    chosen = order[~forced[order]][: free_budget(forced, keep_ratio)]
+    return np.sort(np.concatenate([np.flatnonzero(forced), chosen]))
+
+
+def chunk_positions(chunks: np.ndarray, n_tokens: int, chunk_size: int) -> np.ndarray:
+    """Token positions of the given chunks, int64 [kept_tokens]."""
+    positions = (chunks[:, None] * chunk_size + np.arange(chunk_size)).ravel()
+    return positions[positions < n_tokens]

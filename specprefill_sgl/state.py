@@ -1,0 +1,74 @@
+"""What Speculative Prefill knows of one request: kept on SGLang's `Req`, read by the position, id and reply hooks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.skipcode import offsets_of
+from specprefill_sgl.stage import Outcome
+
+_ATTRIBUTE = "spec_prefill"
+
+
+@dataclass(slots=True)
+class PromptState:
+    """Options of a request and, once decided, its outcome.
+
+    Attributes
+    ----------
+    options : RequestOptions
+    prompt_tokens : int
+        Length of the prompt as it arrived.
+    outcome : Outcome or None
+        None while the request waits for its draft.
+    offsets : int64 [kept_tokens] or None
+        Original position minus KV index of each kept token; None when the prompt is whole (dense, or everything kept).
+    delta : int
+        The same for every later token: tokens dropped.
+    """
+
+    options: RequestOptions
+    prompt_tokens: int
+    outcome: Outcome | None = None
+    offsets: np.ndarray | None = None
+    delta: int = 0
+
+    def decide(self, outcome: Outcome) -> None:
+        """Record the outcome."""
+        self.outcome = outcome
+        if outcome.positions is not None and len(outcome.positions) < self.prompt_tokens:
+            self.offsets = offsets_of(outcome.positions)
+            self.delta = self.prompt_tokens - len(outcome.positions)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether tokens were dropped, so that ids are coded and positions offset."""
+        return self.offsets is not None
+
+    def span_offsets(self, start: int, length: int) -> np.ndarray:
+        """Offsets of KV indices [start, start + length), int64: kept prompt first, then the constant."""
+        assert self.offsets is not None
+        result = np.full(length, self.delta, dtype=np.int64)
+        kept = self.offsets[start : start + length]
+        result[: len(kept)] = kept
+        return result
+
+
+def state_of(req: Any) -> PromptState | None:
+    """The request's state, or None before it was first seen (and always without `--spec-prefill`)."""
+    return getattr(req, _ATTRIBUTE, None)
+
+
+def sparse_state_of(req: Any) -> PromptState | None:
+    """The request's state if its ids are coded. An abort may have replaced the prompt: then it is not."""
+    state = state_of(req)
+    if state is None or state.offsets is None or len(req.origin_input_ids) != len(state.offsets):
+        return None
+    return state
+
+
+def attach(req: Any, state: PromptState) -> None:
+    """Keep the state on the request."""
+    setattr(req, _ATTRIBUTE, state)
