@@ -1,6 +1,5 @@
 """Per-request fields: the `spec_prefill*` keys of `custom_params` (design.md, "The interface")."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -75,7 +74,7 @@ def _bool(key: str, value: Any) -> bool:
 def _keep_ratio(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         _refuse(key, f"must be a number in (0, 1], got {_shown(value)}")
-    if not (math.isfinite(value) and 0 < value <= 1):
+    if not 0 < value <= 1:  # false for NaN too
         _refuse(key, f"must be in (0, 1], got {_shown(value)}")
     return float(value)
 
@@ -99,7 +98,8 @@ def _spans(key: str, value: Any) -> tuple[tuple[int, int], ...]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    huge = isinstance(value, int) and abs(value) >= 2**64  # Python refuses to print very long integers
+    text = "an integer beyond 64 bits" if huge else repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
 

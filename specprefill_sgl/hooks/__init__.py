@@ -38,6 +38,7 @@ HOOKS = (
         "frontend:check_openai_request",
         ("self", "request", "raw_request"),
     ),
+    Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:name_unreadable_number", ("self",)),
     Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "scheduler:init_draft", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_attention_backends", "AFTER", "scheduler:init_attention_backend", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_cuda_graphs", "AFTER", "scheduler:init_runner", ("self",)),

@@ -1,5 +1,7 @@
 """Requests and replies in the HTTP process: refuse bad fields with HTTP 400, put the reply object into `meta_info`."""
 
+import json
+import re
 from typing import Any
 
 from specprefill_sgl.hooks.launch import config_of
@@ -44,6 +46,27 @@ async def check_openai_request(original: Any, serving: Any, request: Any, raw_re
         except RequestError as error:
             return serving.create_error_response(str(error), param=str(error).split()[0])
     return await original(serving, request, raw_request, *args, **kwargs)
+
+
+_NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')
+
+
+async def name_unreadable_number(original: Any, request: Any) -> Any:
+    """AROUND ORJSONRequest.json: NaN and infinities are no JSON; say which of our fields held one.
+
+    Raises
+    ------
+    json.JSONDecodeError
+        FastAPI answers it with HTTP 400 and the message.
+    """
+    try:
+        return await original(request)
+    except json.JSONDecodeError as error:
+        match = _NOT_JSON.search(await request.body())
+        if match is None:
+            raise
+        field, value = (part.decode() for part in match.groups())
+        raise json.JSONDecodeError(f"{field} must be a finite number, got {value}", error.doc, error.pos) from None
 
 
 def attach_reply(

@@ -1,0 +1,73 @@
+"""Flags beat the environment, the environment beats the file; what cannot be meant is refused and names the flag."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from specprefill_sgl.config import ENVIRONMENT_VARIABLE, ConfigError, resolve
+
+ON = {"enabled": True, "draft_model_path": "d"}
+
+
+def test_off_without_the_switch():
+    assert resolve({"enabled": False}, {}) is None
+
+
+def test_defaults_are_the_documented_ones():
+    config = resolve(ON, {})
+    assert (config.keep_ratio, config.min_tokens, config.chunk_size) == (0.2, 1024, 32)
+    assert (config.lookahead, config.pool_kernel, config.keep_first, config.draft_max_tokens) == (8, 13, 0, None)
+
+
+def test_flag_beats_environment_beats_file(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"spec-prefill-keep-ratio": 0.5, "chunk_size": 16, "spec_prefill_lookahead": 4}))
+    environ = {ENVIRONMENT_VARIABLE: json.dumps({"keep_ratio": 0.4, "chunk_size": 64})}
+    config = resolve({**ON, "config": str(file), "keep_ratio": 0.3}, environ)
+    assert (config.keep_ratio, config.chunk_size, config.lookahead) == (0.3, 64, 4)
+
+
+def test_environment_alone_switches_on(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text('{"draft_model_path": "d"}')
+    assert resolve({}, {ENVIRONMENT_VARIABLE: str(file)}).draft_model_path == "d"
+    assert resolve({}, {ENVIRONMENT_VARIABLE: '{"spec_prefill": false, "draft_model_path": "d"}'}) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"enabled": True}, "--spec-prefill-draft-model-path"),
+        ({"keep_ratio": 0.5}, "--spec-prefill-keep-ratio"),
+        ({"draft_model_path": "d"}, "--spec-prefill-draft-model-path"),
+        ({**ON, "keep_ratio": 0.0}, "--spec-prefill-keep-ratio"),
+        ({**ON, "keep_ratio": 1.01}, "--spec-prefill-keep-ratio"),
+        ({**ON, "keep_ratio": float("nan")}, "--spec-prefill-keep-ratio"),
+        ({**ON, "min_tokens": -1}, "--spec-prefill-min-tokens"),
+        ({**ON, "chunk_size": 0}, "--spec-prefill-chunk-size"),
+        ({**ON, "lookahead": 0}, "--spec-prefill-lookahead"),
+        ({**ON, "pool_kernel": 4}, "--spec-prefill-pool-kernel"),
+        ({**ON, "keep_first": -1}, "--spec-prefill-keep-first"),
+        ({**ON, "draft_max_tokens": 8}, "--spec-prefill-draft-max-tokens"),
+        ({**ON, "config": "/no/such/file"}, "--spec-prefill-config"),
+    ],
+)
+def test_refusals_name_the_flag(flags, named):
+    with pytest.raises(ConfigError) as error:
+        resolve(flags, {})
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"keep_ratoi": 1}', "{", "[1]", '{"draft_model_path": "d", "keep_ratio": "x"}'])
+def test_bad_environment_is_refused(text, tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        resolve({}, {ENVIRONMENT_VARIABLE: str(file)})
+
+
+def test_package_import_brings_neither_torch_nor_sglang():
+    code = "import specprefill_sgl, sys; assert not {'torch', 'sglang'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

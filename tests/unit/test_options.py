@@ -1,0 +1,83 @@
+"""Per-request fields: right ones are read, everything else is refused and named."""
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specprefill_sgl.options import RequestError, RequestOptions, parse
+
+FIELDS = [
+    "spec_prefill",
+    "spec_prefill_keep_ratio",
+    "spec_prefill_min_tokens",
+    "spec_prefill_protect",
+    "spec_prefill_return_positions",
+]
+
+
+def test_absent_fields_mean_the_servers_values():
+    assert parse(None) == parse({"thinking_budget": 3}) == RequestOptions()
+
+
+def test_all_fields():
+    options = parse(
+        {
+            "spec_prefill": True,
+            "spec_prefill_keep_ratio": 1,
+            "spec_prefill_min_tokens": 0,
+            "spec_prefill_protect": [0, 4, 9, 10],
+            "spec_prefill_return_positions": True,
+        },
+        prompt_tokens=10,
+    )
+    assert options == RequestOptions(
+        enabled=True, keep_ratio=1.0, min_tokens=0, protect=((0, 4), (9, 10)), return_positions=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spec_prefill", 1),
+        ("spec_prefill", "true"),
+        ("spec_prefill", None),
+        ("spec_prefill_keep_ratio", 0),
+        ("spec_prefill_keep_ratio", -0.5),
+        ("spec_prefill_keep_ratio", 1.5),
+        ("spec_prefill_keep_ratio", math.nan),
+        ("spec_prefill_keep_ratio", math.inf),
+        ("spec_prefill_keep_ratio", "0.3"),
+        ("spec_prefill_keep_ratio", True),
+        ("spec_prefill_keep_ratio", 10**400),
+        ("spec_prefill_min_tokens", -1),
+        ("spec_prefill_min_tokens", 1.0),
+        ("spec_prefill_min_tokens", 2**31),
+        ("spec_prefill_protect", [1]),
+        ("spec_prefill_protect", [4, 4]),
+        ("spec_prefill_protect", [-1, 4]),
+        ("spec_prefill_protect", [0, 11]),
+        ("spec_prefill_protect", {"a": 1}),
+        ("spec_prefill_protect", [[0, 4]]),
+        ("spec_prefill_return_positions", "yes"),
+        ("spec_prefill_keep", 0.5),
+        ("spec_prefillx", True),
+    ],
+)
+def test_bad_fields_are_named(key, value):
+    with pytest.raises(RequestError) as error:
+        parse({key: value}, prompt_tokens=10)
+    assert str(error.value).split()[0] == key
+
+
+JSON_VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES))
+def test_what_is_not_refused_is_in_range(params):
+    with contextlib.suppress(RequestError):
+        options = parse(params, prompt_tokens=100)
+        assert options.keep_ratio is None or 0 < options.keep_ratio <= 1
+        assert all(0 <= start < end <= 100 for start, end in options.protect)
