@@ -1,0 +1,40 @@
+"""Fixtures shared by the tests: tiny models built once, Hugging Face models loaded once."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pair_of(tmp_path_factory):
+    """Family name -> (target, draft) directories; built on first use."""
+    from tests.support import tiny_models
+
+    folder = tmp_path_factory.mktemp("models")
+
+    @functools.cache
+    def build(family: str) -> tuple[Path, Path]:
+        target, draft = tiny_models.save_pair(family, folder / family)
+        return Path(target), Path(draft)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def hugging_face():
+    """Directory -> float32 Hugging Face model in evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    @functools.cache
+    def load(path: Path):
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+    return load
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker("e2e")

@@ -1,0 +1,91 @@
+"""The radix cache is shared safely: every answer equals its answer without a cache, and hits are where they must be."""
+
+import pytest
+
+from specprefill_sgl.skipcode import encode
+from tests.support.server import serve, sparse_options
+from tests.support.tiny_models import prompt_ids
+
+PREFIX = 128  # tokens kept at the start: what dense and sparse requests can share
+SEQUENCE = (None, 0.3, None, 0.1, 0.3, 0.5, 1, 0.1, None)
+
+
+def custom_of(keep_ratio):
+    if keep_ratio is None:
+        return {"spec_prefill": False}
+    return {
+        "spec_prefill_keep_ratio": keep_ratio,
+        "spec_prefill_protect": [0, PREFIX],
+        "spec_prefill_return_positions": True,
+    }
+
+
+@pytest.fixture(scope="module")
+def document():
+    return prompt_ids(1500, seed=77)
+
+
+@pytest.fixture(scope="module")
+def uncached(pair_of, tmp_path_factory, document):
+    """keep ratio -> reply of a server without a radix cache."""
+    target, draft = pair_of("llama")
+    with serve(tmp_path_factory.mktemp("uncached"), target, *sparse_options(draft), "--disable-radix-cache") as server:
+        return {keep: server.generate(document, custom=custom_of(keep)) for keep in dict.fromkeys(SEQUENCE)}
+
+
+@pytest.fixture(scope="module")
+def server(pair_of, tmp_path_factory, uncached):
+    target, draft = pair_of("llama")
+    with serve(tmp_path_factory.mktemp("cached"), target, *sparse_options(draft)) as server:
+        yield server
+
+
+def _common_prefix(one, other):
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _coded(ids, reply):
+    positions = reply["meta_info"]["spec_prefill"].get("positions", range(len(ids)))
+    import numpy as np
+
+    return list(encode(ids, np.array(positions)))
+
+
+def test_every_answer_equals_its_uncached_answer_and_hits_what_it_may(server, uncached, document):
+    server.flush()
+    seen = []
+    for keep in SEQUENCE:
+        reply = server.generate(document, custom=custom_of(keep))
+        assert reply["output_ids"] == uncached[keep]["output_ids"], keep
+        coded = _coded(document, reply)
+        hit = max((_common_prefix(coded, other) for other in seen), default=0)
+        assert reply["meta_info"]["cached_tokens"] == min(hit, len(coded) - 1), keep
+        seen.append(coded)
+
+
+def test_undropped_prefix_is_shared_both_ways(server, document):
+    for first, second in ((None, 0.1), (0.1, None)):
+        server.flush()
+        server.generate(document, custom=custom_of(first))
+        reply = server.generate(document, custom=custom_of(second))
+        assert PREFIX <= reply["meta_info"]["cached_tokens"] < len(document) - 1
+
+
+def test_repeat_hits_all_but_the_last_token(server, document):
+    server.flush()
+    server.generate(document, custom=custom_of(0.1))
+    reply = server.generate(document, custom=custom_of(0.1))
+    assert reply["meta_info"]["cached_tokens"] == reply["meta_info"]["spec_prefill"]["kept_tokens"] - 1
+
+
+def test_system_prompt_is_never_dropped_by_a_prefix_hit(server, document):
+    """A shipped bug elsewhere: a prefix hit silently dropped the system prompt (field.md)."""
+    server.flush()
+    other = document[:PREFIX] + prompt_ids(900, seed=5)
+    fresh = server.generate(other, custom=custom_of(0.1))
+    server.flush()
+    server.generate(document, custom=custom_of(None))
+    reused = server.generate(other, custom=custom_of(0.1))
+    assert reused["meta_info"]["cached_tokens"] >= PREFIX
+    assert reused["meta_info"]["spec_prefill"]["positions"] == fresh["meta_info"]["spec_prefill"]["positions"]
+    assert reused["output_ids"] == fresh["output_ids"]

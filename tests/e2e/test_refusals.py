@@ -1,0 +1,97 @@
+"""What cannot work stops the server with a sentence that names the flag and a status that is not zero."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.support.server import refused, sparse_options
+
+
+@pytest.fixture(scope="module")
+def altered(pair_of, tmp_path_factory):
+    """Makes a copy of the draft with a change."""
+    _, draft = pair_of("llama")
+
+    def make(name, change):
+        copy = tmp_path_factory.mktemp("altered") / name
+        shutil.copytree(draft, copy)
+        change(copy)
+        return copy
+
+    return make
+
+
+def _smaller_vocabulary(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 64}))
+
+
+def _swapped_tokens(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = list(vocabulary)[300:302]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def _no_weights(folder):
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--spec-prefill"], "--spec-prefill needs --spec-prefill-draft-model-path"),
+        (["--spec-prefill-keep-ratio", "0.5"], "--spec-prefill-keep-ratio has no effect without --spec-prefill"),
+        (sparse_options("/no/such/draft"), "--spec-prefill-draft-model-path /no/such/draft does not exist"),
+        (sparse_options("DRAFT", keep_ratio=1.5), "--spec-prefill-keep-ratio must be in (0, 1], got 1.5"),
+        (sparse_options("DRAFT", keep_ratio=0), "--spec-prefill-keep-ratio must be in (0, 1], got 0"),
+        ([*sparse_options("DRAFT"), "--enable-hierarchical-cache"], "--enable-hierarchical-cache"),
+    ],
+)
+def test_bad_command_lines(options, sentence, pair_of):
+    target, draft = pair_of("llama")
+    status, output = refused(target, *[str(draft) if word == "DRAFT" else word for word in options])
+    assert status != 0
+    assert sentence in output
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_smaller_vocabulary, "the draft's vocabulary of 448 differs from the target's of 512"),
+        (_swapped_tokens, "the draft's tokenizer differs from the target's (2 tokens)"),
+        (_no_weights, "the draft could not be loaded"),
+    ],
+)
+def test_drafts_that_do_not_fit(change, sentence, altered, pair_of):
+    status, output = refused(pair_of("llama")[0], *sparse_options(altered(change.__name__, change)))
+    assert status != 0
+    assert "--spec-prefill-draft-model-path" in output
+    assert sentence in output
+
+
+def test_a_hook_that_did_not_apply(pair_of, tmp_path):
+    """SGLang logs and swallows hook errors; here another plugin takes a hook target away before hooks are applied."""
+    (tmp_path / "breaker.py").write_text(
+        "def register():\n"
+        "    from sglang.srt.model_executor.forward_batch_info import ForwardBatch\n"
+        "    from sglang.srt.plugins.hook_registry import HookRegistry\n"
+        "    apply = HookRegistry._apply_target.__func__\n"
+        "    def broken(cls, target, hooks):\n"
+        "        if target.endswith('ForwardBatch.init_new'):\n"
+        "            raise AttributeError('gone in this release')\n"
+        "        apply(cls, target, hooks)\n"
+        "    HookRegistry._apply_target = classmethod(broken)\n"
+    )
+    metadata = tmp_path / "breaker-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: breaker\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text("[sglang.srt.plugins]\nbreaker = breaker:register\n")
+    target, draft = pair_of("llama")
+    status, output = refused(target, *sparse_options(draft), env={"PYTHONPATH": str(tmp_path)})
+    assert status != 0
+    assert "--spec-prefill cannot be served" in output
+    assert "ForwardBatch.init_new could not be hooked" in output

@@ -1,0 +1,54 @@
+"""A throw-away SGLang plugin that makes the draft fail or dawdle in a real server, switched by files."""
+
+from pathlib import Path
+
+_PLUGIN = """
+import os, time
+
+SWITCHES = {switches!r}
+
+
+def on(name):
+    return os.path.exists(os.path.join(SWITCHES, name))
+
+
+def register():
+    from specprefill_sgl.draft.group import DraftGroup
+    from specprefill_sgl.stage import Stage
+
+    decode, votes = DraftGroup._decode, Stage._votes
+
+    def failing_decode(self, tokens):
+        if on("slow_draft"):
+            time.sleep(0.3)
+        if on("draft"):
+            raise RuntimeError("injected draft fault")
+        return decode(self, tokens)
+
+    def failing_votes(self, drafted):
+        if on("score") or (on("score_on_rank_1") and not self._ranks.is_first):
+            raise RuntimeError("injected scoring fault")
+        result = votes(self, drafted)
+        return result * float("nan") if on("nan") else result
+
+    DraftGroup._decode, Stage._votes = failing_decode, failing_votes
+"""
+
+
+class Faults:
+    """The plugin's folder; `env` makes a server load it, `switch` turns a fault on or off while the server runs."""
+
+    def __init__(self, folder: Path):
+        self._switches = folder / "switches"
+        self._switches.mkdir(parents=True)
+        (folder / "specprefill_faults.py").write_text(_PLUGIN.format(switches=str(self._switches)))
+        metadata = folder / "specprefill_faults-0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: specprefill-faults\nVersion: 0\n")
+        (metadata / "entry_points.txt").write_text("[sglang.srt.plugins]\nspecprefill_faults = specprefill_faults:register\n")
+        self.env = {"PYTHONPATH": str(folder)}
+
+    def switch(self, name: str, on: bool = True) -> None:
+        """Turn a fault on or off."""
+        file = self._switches / name
+        file.touch() if on else file.unlink(missing_ok=True)
