@@ -1,4 +1,4 @@
-"""Aborts and disconnects at every point: nothing leaks, the server answers as before. SGLang's own leak check runs when idle."""
+"""Aborts and disconnects at every point: nothing leaks, answers stay. SGLang's own leak check runs when idle."""
 
 import threading
 import time
