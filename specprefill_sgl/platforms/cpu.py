@@ -21,6 +21,6 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
-        from specprefill_sgl.platforms.capped_attention import register
+        from specprefill_sgl.platforms.logit_caps import register
 
         register()

@@ -20,6 +20,7 @@ _CAPS = {
     "final_logit_softcapping": 30.0,
     "sliding_window": 16384,  # longer than any test's prompt: exactness is about the cap
     "query_pre_attn_scalar": 8,
+    "hidden_act": "gelu_pytorch_tanh",  # real Gemma 2 checkpoints carry it, and SGLang reads it
 }
 
 

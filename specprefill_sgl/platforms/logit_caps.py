@@ -1,6 +1,7 @@
-"""Logit caps on the CPU platform: SGLang 0.5.23's `torch_native` attention ignores `layer.logit_cap` and would answer wrongly.
+"""Logit caps (Gemma 2 and its like) on the CPU platform.
 
-Layers without a cap (all but Gemma 2 and its like) run SGLang's own code.
+SGLang 0.5.23's `torch_native` attention ignores `layer.logit_cap`, which answers wrongly, and its cap of the final logits
+is a Triton kernel on every out-of-tree platform, which fails. Models without caps run SGLang's own code.
 """
 
 import torch
@@ -58,6 +59,14 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lay
     return out.reshape(length, heads, -1)
 
 
+def cap_in_place(logits: torch.Tensor, cap: float) -> torch.Tensor:
+    """cap * tanh(logits / cap), in place as SGLang's kernel."""
+    return logits.div_(cap).tanh_().mul_(cap)
+
+
 def register() -> None:
-    """Serve `--attention-backend torch_native` with this class, in this process."""
+    """Serve `--attention-backend torch_native` and the cap of final logits with these, in this process."""
+    from sglang.srt.layers import logits_processor
+
     register_attention_backend("torch_native")(CappedTorchAttention)
+    logits_processor.fused_softcap = cap_in_place
