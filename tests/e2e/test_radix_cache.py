@@ -1,5 +1,6 @@
 """The radix cache is shared safely: every answer equals its answer without a cache, and hits are where they must be."""
 
+import numpy as np
 import pytest
 
 from specprefill_sgl.skipcode import encode
@@ -26,15 +27,20 @@ def document():
 
 
 @pytest.fixture(scope="module")
-def uncached(pair_of, tmp_path_factory, document):
-    """keep ratio -> reply of a server without a radix cache."""
+def uncached_server(pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
     with serve(tmp_path_factory.mktemp("uncached"), target, *sparse_options(draft), "--disable-radix-cache") as server:
-        return {keep: server.generate(document, custom=custom_of(keep)) for keep in dict.fromkeys(SEQUENCE)}
+        yield server
 
 
 @pytest.fixture(scope="module")
-def server(pair_of, tmp_path_factory, uncached):
+def uncached(uncached_server, document):
+    """keep ratio -> reply of a server without a radix cache."""
+    return {keep: uncached_server.generate(document, custom=custom_of(keep)) for keep in dict.fromkeys(SEQUENCE)}
+
+
+@pytest.fixture(scope="module")
+def server(pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
     with serve(tmp_path_factory.mktemp("cached"), target, *sparse_options(draft)) as server:
         yield server
@@ -46,8 +52,6 @@ def _common_prefix(one, other):
 
 def _coded(ids, reply):
     positions = reply["meta_info"]["spec_prefill"].get("positions", range(len(ids)))
-    import numpy as np
-
     return list(encode(ids, np.array(positions)))
 
 

@@ -59,7 +59,7 @@ def test_32_at_once_answer_as_one_at_a_time(mode, alone, requests_, pair_of, tmp
 
 def _one_failing_rank_makes_both_dense(server, faults, requests, alone):
     """If the ranks disagreed, their KV lengths would differ and the next collective would hang."""
-    index = next(i for i, (_, custom) in enumerate(requests) if "spec_prefill_keep_ratio" in custom)
+    index = next(i for i, reply in enumerate(alone) if reply["meta_info"]["spec_prefill"]["keep_ratio"] < 1)
     ids, custom = requests[index]
     faults.switch("score_on_rank_1")
     reply = server.generate(ids, custom=custom)

@@ -68,6 +68,8 @@ def _spread(model: torch.nn.Module) -> None:
                 parameter.normal_(std=0.3)
             elif "q_norm" in name or "k_norm" in name:
                 parameter.uniform_(1.3, 2.2)
+            elif model.config.model_type == "gemma2" and "post_" in name:
+                parameter.fill_(8.0)  # or its scaled, tied embedding outweighs the layers and one token is repeated
 
 
 @functools.cache

@@ -1,0 +1,71 @@
+"""Reasons for a dense prefill, on SGLang's own request object."""
+
+from array import array
+
+import pytest
+
+from specprefill_sgl.config import SpecPrefillConfig
+from specprefill_sgl.eligibility import dense_reason
+from specprefill_sgl.options import RequestOptions
+
+CONFIG = SpecPrefillConfig(draft_model_path="d", min_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def published(pair_of):
+    """SGLang's configuration of this process: its request objects read it."""
+    from sglang.srt.runtime_context import publish, restore_context, snapshot_context
+    from sglang.srt.server_args import ServerArgs
+
+    before = snapshot_context()
+    args = ServerArgs(model_path=str(pair_of("llama")[0]), device="cpu", attention_backend="torch_native")
+    args.resolve_once()
+    publish(args, role="scheduler")
+    yield
+    restore_context(before)
+
+
+@pytest.fixture
+def req(published):
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.sampling.sampling_params import SamplingParams
+
+    return Req(rid="r", origin_input_text="", origin_input_ids=array("q", range(8)), sampling_params=SamplingParams())
+
+
+def test_an_ordinary_request_is_eligible(req):
+    assert dense_reason(req, RequestOptions(), CONFIG) is None
+
+
+def test_threshold_of_server_and_request(req):
+    assert dense_reason(req, RequestOptions(min_tokens=9), CONFIG) == "below_min_tokens"
+    assert dense_reason(req, RequestOptions(min_tokens=8), SpecPrefillConfig(draft_model_path="d")) is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"multimodal_inputs": object()}, "multimodal_input"),
+        ({"input_embeds": [[0.0]]}, "input_embeds"),
+        ({"positional_embed_overrides": object()}, "input_embeds"),
+        ({"session": object()}, "session"),
+        ({"beam_group": object()}, "beam_search"),
+        ({"custom_logit_processor": "x"}, "custom_logit_processor"),
+        ({"multi_item_delimiter_indices": [1]}, "embedding_or_score"),
+        ({"token_indices_to_pool": [1]}, "embedding_or_score"),
+        ({"return_logprob": True, "logprob_start_len": 0}, "prompt_logprobs"),
+        ({"return_hidden_states": True}, "hidden_states"),
+        ({"return_routed_experts": True}, "per_token_trace"),
+        ({"to_finish": object()}, "aborted"),
+    ],
+)
+def test_reasons(req, attributes, reason):
+    for name, value in attributes.items():
+        assert hasattr(req, name), f"SGLang's Req has no {name} any more"
+        setattr(req, name, value)
+    assert dense_reason(req, RequestOptions(), CONFIG) == reason
+
+
+def test_output_logprobs_stay_eligible(req):
+    req.return_logprob, req.logprob_start_len = True, len(req.origin_input_ids)
+    assert dense_reason(req, RequestOptions(), CONFIG) is None
