@@ -7,12 +7,11 @@ import pytest
 
 from tests.support import reference
 from tests.support.server import serve, sparse_options
-from tests.support.tiny_models import FAMILIES, prompt_ids
+from tests.support.tiny_models import EOS, FAMILIES, prompt_ids
 
 LENGTHS = (31, 32, 33, 1023, 4097)
 KEEP_RATIOS = (0.05, 0.1, 0.3, 0.5, 1)
 NEW_TOKENS = 8
-EOS = ()  # the tiny models' drafts rarely end; `test_draft_end_of_sequence` covers it
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -33,10 +32,7 @@ def importance_of(family, pair_of, hugging_face):
 
     @functools.cache
     def importance(length: int):
-        eos = model.config.eos_token_id
-        return reference.draft_importance(
-            model, prompt_ids(length, seed=length), eos_ids=(eos,) if isinstance(eos, int) else eos
-        )
+        return reference.draft_importance(model, prompt_ids(length, seed=length), eos_ids=(EOS,))
 
     return importance
 
