@@ -13,6 +13,7 @@ test: lint
 lint: environment
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 environment:
 	@.ci/environment

@@ -49,7 +49,7 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
     RequestError
         For an unknown `spec_prefill*` key, a wrong type or a wrong range.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for key in spec_prefill_keys(custom_params):
         if key not in _READERS:
             _refuse(key, f"is not a known field; known are {', '.join(sorted(_READERS))}")

@@ -20,7 +20,7 @@ def forced_chunks(
     -------
     bool [chunks]
     """
-    forced = np.zeros(chunk_count(n_tokens, chunk_size), dtype=bool)
+    forced: np.ndarray = np.zeros(chunk_count(n_tokens, chunk_size), dtype=bool)
     forced[-1:] = True
     for start, end in ((0, min(keep_first, n_tokens)), *protect):
         if start < end:

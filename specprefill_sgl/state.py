@@ -50,7 +50,7 @@ class PromptState:
     def span_offsets(self, start: int, length: int) -> np.ndarray:
         """Offsets of KV indices [start, start + length), int64: kept prompt first, then the constant."""
         assert self.offsets is not None
-        result = np.full(length, self.delta, dtype=np.int64)
+        result: np.ndarray = np.full(length, self.delta, dtype=np.int64)
         kept = self.offsets[start : start + length]
         result[: len(kept)] = kept
         return result

@@ -16,7 +16,8 @@ POSITIONS = {**SPARSE, "spec_prefill_return_positions": True}
 def server(pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
     options = ["--enable-custom-logit-processor", "--enable-return-hidden-states"]
-    with serve(tmp_path_factory.mktemp("features"), target, *sparse_options(draft), *options) as server:
+    sparse = sparse_options(draft, draft_max_tokens=2000)
+    with serve(tmp_path_factory.mktemp("features"), target, *sparse, *options) as server:
         yield server
 
 
@@ -130,6 +131,13 @@ def test_requests_that_cannot_be_sparse_are_dense_and_say_why(server, ids, field
     info = server.generate(ids, custom=SPARSE, params=params, **fields)["meta_info"]
     assert (info["spec_prefill"]["applied"], info["spec_prefill"]["reason"]) == (False, reason)
     assert info["spec_prefill"]["kept_tokens"] == info["prompt_tokens"] == len(ids)
+
+
+@pytest.mark.parametrize(("length", "reason"), [(1990, None), (1995, "exceeds_draft_pool"), (8185, "exceeds_draft_context")])
+def test_prompts_the_draft_cannot_hold_are_dense(server, length, reason):
+    reply = server.generate(prompt_ids(length, seed=length), custom=SPARSE, params={"max_new_tokens": 1})
+    assert reply["meta_info"]["spec_prefill"]["reason"] == reason
+    assert reply["meta_info"]["spec_prefill"]["applied"] == (reason is None)
 
 
 def test_custom_logit_processor_is_dense(server, ids):

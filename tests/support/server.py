@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+import torch
 
 START_DEADLINE_S = 240
 CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
@@ -56,10 +57,10 @@ def body_of(ids: list[int], *, custom: dict | None = None, params: dict | None =
 
 
 def command(target: Path, *options: str) -> list[str]:
-    """`sglang.launch_server` for a tiny float32 model on the CPU; later options beat the defaults."""
+    """`sglang.launch_server` for a tiny float32 model, on the GPU if there is one; given options beat the defaults."""
+    on_cpu = {"--device": "cpu", "--attention-backend": "torch_native"}
     defaults = {
-        "--device": "cpu",
-        "--attention-backend": "torch_native",
+        **({"--attention-backend": "triton"} if torch.cuda.is_available() else on_cpu),
         "--dtype": "float32",
         "--max-total-tokens": "40000",
         "--mem-fraction-static": "0.2",
