@@ -86,11 +86,17 @@ def check_server_options(server_args: Any) -> None:
             raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")
 
 
-def model_configs(config: SpecPrefillConfig, server_args: Any) -> tuple[Any, Any]:
-    """SGLang's ModelConfig of the target and of the draft.
+def target_model_config(server_args: Any) -> Any:
+    """SGLang's ModelConfig of the target, for a process that has none yet."""
+    from sglang.srt.configs.model_config import ModelConfig
 
-    The draft's is built from its own files: the target's `--quantization`, `--context-length` and
-    `--json-model-override-args` are not the draft's.
+    return ModelConfig.from_server_args(server_args)
+
+
+def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: Any) -> Any:
+    """SGLang's ModelConfig of the draft, from its own files, its context cut to the target's.
+
+    The target's `--quantization`, `--context-length` and `--json-model-override-args` are not the draft's.
 
     Raises
     ------
@@ -101,7 +107,6 @@ def model_configs(config: SpecPrefillConfig, server_args: Any) -> tuple[Any, Any
     from sglang.srt.configs.model_config import ModelConfig
 
     args = resolving_view(server_args)
-    target = ModelConfig.from_server_args(server_args)
     try:
         draft = ModelConfig(
             model_path=config.draft_model_path,
@@ -112,7 +117,7 @@ def model_configs(config: SpecPrefillConfig, server_args: Any) -> tuple[Any, Any
     except Exception as error:
         raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
     draft.context_len = min(draft.context_len, target.context_len)
-    return target, draft
+    return draft
 
 
 def check_models(target: Any, draft: Any) -> None:

@@ -37,7 +37,7 @@ class QueryCapture:
     def forward(self, q, k, v, layer, forward_batch, *args, **kwargs):
         """The backend's own forward; records first."""
         if self._rows is not None and not layer.is_cross_attention:
-            rows = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
+            rows = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
             self._taken[layer.layer_id] = rows[self._rows]
             self.layers[layer.layer_id] = layer
         return self._backend.forward(q, k, v, layer, forward_batch, *args, **kwargs)

@@ -33,6 +33,10 @@ class _FixedPools(KVCacheConfigurator):
 
 
 class _DraftRunner(ModelRunner):
+    def configure_kv_cache_dtype(self):
+        """Keys are scored, so they stay in the draft's own dtype whatever `--kv-cache-dtype` says of the target's."""
+        self.kv_cache_dtype, self.kv_cache_dtype_str = self.dtype, "auto"
+
     def init_kv_cache_configurator(self, *args, **kwargs):
         super().init_kv_cache_configurator(*args, **kwargs)
         self.kv_cache_configurator.__class__ = _FixedPools

@@ -1,7 +1,7 @@
 """Flags, and the checks at start that refuse what cannot work (ServerArgs; the launcher's process)."""
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from specprefill_sgl import compat, config, vocabulary
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
@@ -43,7 +43,7 @@ def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args:
             vocabulary.check_draft_path(resolved)
         setattr(server_args, _ATTRIBUTE, resolved)
     except ConfigError as error:
-        raise SystemExit(f"specprefill-sgl: {error}") from None
+        _exit(error)
 
 
 def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
@@ -54,19 +54,34 @@ def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
     Raises
     ------
     ConfigError
-        One sentence that names the flag.
+        One sentence that names the flag. On a command line the process exits with that sentence instead.
     """
-    if not hasattr(server_args, _ATTRIBUTE):
+    on_command_line = hasattr(server_args, _ATTRIBUTE)
+    if not on_command_line:
         setattr(server_args, _ATTRIBUTE, config.resolve({}))
     resolved = config_of(server_args)
     if resolved is None:
         return
+    try:
+        _check(resolved, server_args)
+    except ConfigError as error:
+        if on_command_line:
+            _exit(error)
+        raise
+
+
+def _check(resolved: SpecPrefillConfig, server_args: Any) -> None:
     from specprefill_sgl.hooks import verify
 
     verify()
     compat.check_version()
     vocabulary.check_draft_path(resolved)
     compat.check_server_options(server_args)
-    target, draft = compat.model_configs(resolved, server_args)
+    target = compat.target_model_config(server_args)
+    draft = compat.draft_model_config(resolved, server_args, target=target)
     compat.check_models(target, draft)
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
+
+
+def _exit(error: ConfigError) -> NoReturn:
+    raise SystemExit(f"specprefill-sgl: {error}") from None

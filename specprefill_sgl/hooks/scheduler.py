@@ -1,6 +1,7 @@
 """The stage in the scheduler: requests wait in SGLang's own queue, are drafted, rewritten to their kept tokens, released."""
 
 import contextlib
+import logging
 from array import array
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from specprefill_sgl.options import parse
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.stage import Outcome, Prompt, Stage
 from specprefill_sgl.state import PromptState, attach, state_of
+
+logger = logging.getLogger(__name__)
 
 _STAGE = "_spec_prefill_stage"
 _DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
@@ -35,10 +38,14 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
     from specprefill_sgl.hooks import verify
 
     verify()
-    _, draft_config = compat.model_configs(config, scheduler.server_args)
+    draft_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
+    if scheduler.tp_worker.model_runner.sliding_window_size:
+        logger.warning(
+            "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."
+        )
     setattr(scheduler, _STAGE, Stage(config, draft, Ranks(get_parallel().tp_group), vocab_size=draft_config.vocab_size))
 
 

@@ -49,8 +49,9 @@ def test_32_at_once_answer_as_one_at_a_time(mode, alone, requests_, pair_of, tmp
         replies = all_at_once(server, requests_)
         assert differences(replies, alone) == []
         assert differences(all_at_once(server, requests_), alone) == []  # again, now with a full radix cache
-        drafted_together = re.findall(r"Spec prefill batch, #prompt: (\d+)", server.log.read_text())
-        assert max(map(int, drafted_together)) > 1
+        if mode == "defaults":  # where several prompts fit one draft forward
+            drafted_together = re.findall(r"Spec prefill batch, #prompt: (\d+)", server.log.read_text())
+            assert max(map(int, drafted_together)) > 1
         if mode == "retraction":
             assert sum(reply["meta_info"]["num_retractions"] for reply in replies) > 0
         if mode == "tensor_parallel":
