@@ -1,8 +1,13 @@
 """CPU platform for stock SGLang (design.md, "Without a GPU"): torch operators only, no compiled kernel package."""
 
+import os
+from typing import Any
+
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+
+_BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
 
 
 class CpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -19,8 +24,23 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """Fused operators fall back to their `forward_native`."""
         return "native"
 
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Give each rank its share of the cores where SGLang would refuse more ranks than NUMA nodes."""
+        from sglang.srt.utils.numa_utils import get_cpu_ids_by_node  # sglang.srt.utils itself imports the platform
+
+        ranks = server_args.tp_size * server_args.dp_size * server_args.pp_size
+        if ranks > len(get_cpu_ids_by_node()):
+            os.environ.setdefault(_BINDING, cores_per_rank(sorted(os.sched_getaffinity(0)), ranks))
+
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
         from specprefill_sgl.platforms.logit_caps import register
 
         register()
+
+
+def cores_per_rank(cores: list[int], ranks: int) -> str:
+    """SGLang's binding of cores to ranks: comma-separated cores, ranks separated by bars; ranks share when cores are few."""
+    share = len(cores) // ranks
+    groups = [cores[rank * share : (rank + 1) * share] or [cores[rank % len(cores)]] for rank in range(ranks)]
+    return "|".join(",".join(map(str, group)) for group in groups)
