@@ -45,11 +45,13 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--encoder-only", lambda a: a.encoder_only, "there is nothing to prefill"),
     ("--is-embedding", lambda a: bool(a.is_embedding), "embeddings need every token"),
     ("--enable-watermark", lambda a: a.enable_watermark, "it hashes token ids"),
+    ("--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its front end does not check request fields"),
     ("--tokenizer-worker-num", lambda a: a.tokenizer_worker_num > 1, "its worker processes load no plugins"),
 )  # fmt: skip
 
 _REJECTED_ENVIRONMENT = {
     "SGLANG_RUST_SERVER": "the Rust front end loads no plugins",
+    "SGLANG_USE_HND_KVCACHE": "it stores keys page by page, which scoring does not read",
     "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "it stores token ids as 32 bits",
 }
 

@@ -87,13 +87,14 @@ class Stage:
 
     def run(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """Draft a group. Never raises for a failing draft: all its prompts become dense, on all ranks, pools empty."""
+        self.draft.synchronize()  # the target's forward in flight is not the draft's time
         started = time.perf_counter()
         votes: list[torch.Tensor] = []
         scored = started
         error: str | None = None
         try:
             drafted = self.draft.draft([prompt.ids for prompt in prompts])
-            _wait_for_device(drafted)
+            self.draft.synchronize()
             scored = time.perf_counter()
             votes = [self._votes(one) for one in drafted]
         except Exception as exception:
@@ -156,10 +157,3 @@ class Stage:
             keep_first=self.config.keep_first,
             protect=prompt.protect,
         )
-
-
-def _wait_for_device(drafted: list[DraftedPrompt]) -> None:
-    """Let the draft's kernels finish, so that draft and scoring time are told apart."""
-    device = drafted[0].slots.device
-    if device.type != "cpu":
-        torch.get_device_module(device).current_stream().synchronize()

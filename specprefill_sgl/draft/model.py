@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor.model_runner import ModelRunner
@@ -105,6 +106,12 @@ class DraftModel:
         """Empty both pools, whatever state a forward left them in."""
         self._runner.req_to_token_pool.clear()
         self._runner.token_to_kv_pool_allocator.clear()
+
+    def synchronize(self) -> None:
+        """Wait for the current stream of the draft's device, so that times are of work that is done."""
+        device = torch.device(self._runner.device)
+        if device.type != "cpu":
+            torch.get_device_module(device).current_stream().synchronize()
 
     def available_tokens(self) -> int:
         """Free slots of the KV pool."""

@@ -38,7 +38,7 @@ HOOKS = (
         "frontend:check_openai_request",
         ("self", "request", "raw_request"),
     ),
-    Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:name_unreadable_number", ("self",)),
+    Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:check_json", ("self",)),
     Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "scheduler:init_draft", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_attention_backends", "AFTER", "scheduler:init_attention_backend", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_cuda_graphs", "AFTER", "scheduler:init_runner", ("self",)),
@@ -56,6 +56,12 @@ HOOKS = (
         ("self",),
     ),
     Hook("sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_extend", "AFTER", "model:mask_ids", ("self",)),
+    Hook(
+        "sglang.srt.sampling.penaltylib.orchestrator.BatchedPenalizerOrchestrator.cumulate_output_tokens",
+        "BEFORE",
+        "model:mask_penalized_ids",
+        ("self", "output_ids"),
+    ),
     Hook(
         "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
         "AFTER",

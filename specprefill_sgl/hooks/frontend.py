@@ -26,7 +26,6 @@ def check_generate_body(_error: str | None, body: Any) -> str | None:
     if not isinstance(body, dict):
         return None
     try:
-        _refuse_misplaced(body, "sampling_params.custom_params")
         params = body.get("sampling_params")
         for one in params if isinstance(params, list) else [params]:
             _check_params(one, _server_args())
@@ -41,7 +40,6 @@ async def check_openai_request(original: Any, serving: Any, request: Any, raw_re
         body = await raw_request.json()
         try:
             if isinstance(body, dict):
-                _refuse_misplaced(body, "custom_params")
                 _check_params(body, serving.tokenizer_manager.server_args)
         except RequestError as error:
             return serving.create_error_response(str(error), param=str(error).split()[0])
@@ -49,24 +47,39 @@ async def check_openai_request(original: Any, serving: Any, request: Any, raw_re
 
 
 _NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')
+_ROUTES_WITHOUT_FIELDS = ("/v1/responses", "/v1/messages", "/api/")
 
 
-async def name_unreadable_number(original: Any, request: Any) -> Any:
-    """AROUND ORJSONRequest.json: NaN and infinities are no JSON; say which of our fields held one.
+async def check_json(original: Any, request: Any) -> Any:
+    """AROUND ORJSONRequest.json: what pydantic or the JSON parser would drop or hide, on every route.
 
     Raises
     ------
-    json.JSONDecodeError
-        FastAPI answers it with HTTP 400 and the message.
+    fastapi.HTTPException
+        400: a field beside the place it is read from, one on a route that reads none, or NaN and infinities, which are no JSON.
     """
     try:
-        return await original(request)
-    except json.JSONDecodeError as error:
+        body = await original(request)
+    except json.JSONDecodeError:
         match = _NOT_JSON.search(await request.body())
         if match is None:
             raise
         field, value = (part.decode() for part in match.groups())
-        raise json.JSONDecodeError(f"{field} must be a finite number, got {value}", error.doc, error.pos) from None
+        raise _bad_request(f"{field} must be a finite number, got {value}.") from None
+    if isinstance(body, dict):
+        try:
+            _refuse_misplaced(body, "custom_params (on /generate: sampling_params.custom_params)")
+            if request.url.path.startswith(_ROUTES_WITHOUT_FIELDS):
+                _refuse_misplaced(body.get("custom_params"), "a request to /generate or an OpenAI completion route")
+        except RequestError as error:
+            raise _bad_request(str(error)) from None
+    return body
+
+
+def _bad_request(message: str) -> Exception:
+    from fastapi import HTTPException
+
+    return HTTPException(status_code=400, detail=message)
 
 
 def attach_reply(
@@ -92,7 +105,7 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
     parse(custom, prompt_tokens)
 
 
-def _refuse_misplaced(fields: dict, place: str) -> None:
+def _refuse_misplaced(fields: Any, place: str) -> None:
     for key in spec_prefill_keys(fields):
         raise RequestError(f"{key} is not read here; it belongs in {place}.")
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sglang.srt.utils import is_pin_memory_available
 
 from specprefill_sgl.skipcode import TOKEN_MASK
 from specprefill_sgl.state import sparse_state_of
@@ -15,13 +16,26 @@ def mask_ids(_result: Any, batch: Any, *_args: Any) -> None:
         batch.prefill_input_ids_cpu.bitwise_and_(TOKEN_MASK)
 
 
+def mask_penalized_ids(orchestrator: Any, output_ids: torch.Tensor) -> Any:
+    """BEFORE BatchedPenalizerOrchestrator.cumulate_output_tokens.
+
+    Under the overlap schedule SGLang counts the prompt's last id on a request's first decode; it may be coded.
+    """
+    batch = orchestrator.batch
+    if batch is not None and any(sparse_state_of(req) is not None and not req.output_ids for req in batch.reqs):
+        return (orchestrator, output_ids & TOKEN_MASK), {}
+    return None
+
+
 def offset_positions(forward_batch: Any, _cls: type, batch: Any, *_args: Any, **_kwargs: Any) -> Any:
     """AFTER ForwardBatch.init_new: positions become original positions, in a new tensor since the old one may be shared."""
     states = [sparse_state_of(req) for req in batch.reqs or ()]
     if not any(states):
         return None
+    positions = forward_batch.positions
     if batch.forward_mode.is_decode_or_idle():
-        offsets = np.fromiter((state.delta if state else 0 for state in states), dtype=np.int64, count=len(states))
+        offsets: np.ndarray = np.zeros(len(positions), dtype=np.int64)  # beam search adds rows at the end, of dense requests
+        offsets[: len(states)] = [state.delta if state else 0 for state in states]
     else:
         offsets = np.concatenate(
             [
@@ -29,8 +43,10 @@ def offset_positions(forward_batch: Any, _cls: type, batch: Any, *_args: Any, **
                 for state, start, length in zip(states, batch.prefix_lens, batch.extend_lens, strict=True)
             ]
         )
-    positions = forward_batch.positions
-    shift = torch.from_numpy(offsets).to(device=positions.device, dtype=positions.dtype, non_blocking=True)
+    host = torch.from_numpy(offsets)
+    if is_pin_memory_available(positions.device):
+        host = host.pin_memory()  # a pageable copy would wait for the forward in flight
+    shift = host.to(device=positions.device, dtype=positions.dtype, non_blocking=True)
     forward_batch.positions = positions + shift
     if forward_batch.mrope_positions is not None:  # text-only rows of a multimodal model
         forward_batch.mrope_positions = forward_batch.mrope_positions + shift

@@ -6,10 +6,12 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from specprefill_sgl import __version__, compat, skipcode
 from specprefill_sgl.eligibility import dense_reason
 from specprefill_sgl.hooks.launch import config_of
-from specprefill_sgl.options import parse
+from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.stage import Outcome, Prompt, Stage
 from specprefill_sgl.state import PromptState, attach, state_of
@@ -56,9 +58,10 @@ def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:
 
 
 def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
-    """AFTER Scheduler.init_all_cuda_graphs."""
+    """AFTER Scheduler.init_all_cuda_graphs; without gradients, as SGLang's own."""
     if (stage := stage_of(scheduler)) is not None:
-        stage.draft.init_runner()
+        with torch.no_grad():
+            stage.draft.init_runner()
 
 
 def stage_of(scheduler: Any) -> Stage | None:
@@ -79,8 +82,8 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
             _see(req, stage)
-    undecided = [req for req in scheduler.waiting_queue if _outcome(req) is None]
-    if undecided and _may_draft(scheduler, running_batch):
+    undecided = _undecided(scheduler)
+    if undecided and _may_draft(scheduler, running_batch, undecided[0]):
         undecided = undecided[_draft(scheduler, stage, undecided) :]
     with _hidden(scheduler, undecided):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
@@ -119,7 +122,11 @@ def _admit_ready_grammars(scheduler: Any) -> None:
 
 def _see(req: Any, stage: Stage) -> None:
     """First sight of a request: read its options; decide at once where no draft is needed or possible."""
-    options = parse(req.sampling_params.custom_params)
+    try:
+        options = parse(req.sampling_params.custom_params)
+    except RequestError as error:  # from a front end that does not check requests as SGLang's own does
+        req.set_finish_with_abort(str(error))
+        options = RequestOptions()
     state = PromptState(options, len(req.origin_input_ids))
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
@@ -140,10 +147,23 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
     return Prompt(ids=req.origin_input_ids, keep_ratio=keep_ratio, protect=options.protect)
 
 
-def _may_draft(scheduler: Any, running_batch: Any) -> bool:
-    """A prompt that is being prefilled in chunks goes first, and a full batch could not take what is drafted."""
-    full = running_batch.batch_is_full and not running_batch.is_empty() and not scheduler.enable_priority_preemption
-    return scheduler.chunked_req is None and not full
+def _may_draft(scheduler: Any, running_batch: Any, head: Any) -> bool:
+    """A full batch could not take what is drafted, unless the head of the queue would preempt a running request.
+
+    A prompt that is being prefilled in chunks is no reason to wait: a backlog of such prompts would starve the others.
+    """
+    if running_batch.is_empty() or not running_batch.batch_is_full:
+        return True
+    sign = scheduler.policy.priority_sign
+    return scheduler.enable_priority_preemption and any(sign * head.priority < sign * r.priority for r in running_batch.reqs)
+
+
+def _undecided(scheduler: Any) -> list[Any]:
+    """Requests that wait for their draft, in the order SGLang will admit them: by priority if enabled, then by arrival."""
+    waiting = [req for req in scheduler.waiting_queue if _outcome(req) is None]
+    if scheduler.enable_priority_scheduling:
+        waiting.sort(key=lambda req: scheduler.policy.priority_sign * req.priority)
+    return waiting
 
 
 def _draft(scheduler: Any, stage: Stage, undecided: list[Any]) -> int:

@@ -77,6 +77,18 @@ def test_misplaced_fields_are_not_ignored(server, route):
     assert "custom_params" in response.text
 
 
+@pytest.mark.parametrize("route", ["/v1/responses", "/v1/messages", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize("place", ["spec_prefill_keep_ratio", "custom_params"])
+def test_routes_that_read_no_fields_say_so(server, route, place):
+    fields = (
+        {"spec_prefill_keep_ratio": 0.3} if place != "custom_params" else {"custom_params": {"spec_prefill_keep_ratio": 0.3}}
+    )
+    message = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x", "max_tokens": 2}
+    response = _post(server, route, {"model": "m", **message, **fields})
+    assert response.status_code == 400, response.text
+    assert "spec_prefill_keep_ratio" in response.text
+
+
 def test_misplaced_in_sampling_params(server):
     response = _post(server, "/generate", {"text": "x", "sampling_params": {"spec_prefill": False}})
     assert response.status_code == 400

@@ -1,6 +1,8 @@
 """SGLang's own features work on sparse requests, on every route."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -100,6 +102,30 @@ def test_penalties_change_the_answer_and_bias_is_obeyed(server, ids, plain):
     assert reply["output_ids"][0] == wanted[0]
     biased = server.generate(ids, custom=SPARSE, params={"max_new_tokens": 4, "logit_bias": {"77": 1000.0}})
     assert biased["output_ids"] == [77] * 4
+
+
+def test_penalties_when_the_last_token_is_coded(server):
+    """One token in the last chunk and the chunk before it dropped: SGLang's penalizers read the prompt's last id."""
+    ids = prompt_ids(801, seed=11)
+    asked = {"spec_prefill_keep_ratio": 0.05, "spec_prefill_return_positions": True}
+    penalised = {"frequency_penalty": 1.5, "repetition_penalty": 1.5, "presence_penalty": 1.0}
+    reply = server.generate(ids, custom=asked, params=penalised)
+    positions = reply["meta_info"]["spec_prefill"]["positions"]
+    assert positions[-1] == 800
+    assert positions[-2] < 799
+    assert reply["output_ids"][0] == server.generate(ids, custom=asked)["output_ids"][0]
+
+
+def test_beam_search_beside_a_sparse_request(server, ids):
+    """Beams add rows to the decode batch that have no request of their own."""
+    params = {"max_new_tokens": 200}
+    alone = server.generate(ids, custom=SPARSE, params=params)
+    with ThreadPoolExecutor(2) as pool:
+        sparse = pool.submit(server.generate, ids, custom=SPARSE, params=params)
+        time.sleep(0.5)
+        beam = pool.submit(server.generate, ids[:100], params={"beam_width": 2, "max_new_tokens": 20})
+        assert beam.result()
+        assert sparse.result()["output_ids"] == alone["output_ids"]
 
 
 def test_output_logprobs_with_top_k(server, ids, plain):

@@ -13,7 +13,7 @@ MODES = {
     "no_chunked_prefill": (["--chunked-prefill-size", "-1"], {}),
     "small_chunks": (["--chunked-prefill-size", "128"], {}),
     "mixed_chunk": (["--chunked-prefill-size", "256", "--enable-mixed-chunk"], {}),
-    "no_overlap": (["--disable-overlap-schedule"], {}),
+    "no_overlap": (["--disable-overlap-schedule", "--enable-priority-scheduling"], {}),
     "retraction": (
         ["--chunked-prefill-size", "256", "--enable-mixed-chunk", "--max-total-tokens", "5000"],
         {"SGLANG_TEST_RETRACT": "1"},

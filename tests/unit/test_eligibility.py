@@ -1,12 +1,15 @@
 """Reasons for a dense prefill, on SGLang's own request object."""
 
 from array import array
+from types import SimpleNamespace
 
 import pytest
 
 from specprefill_sgl.config import SpecPrefillConfig
 from specprefill_sgl.eligibility import dense_reason
+from specprefill_sgl.hooks import scheduler
 from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.state import state_of
 
 CONFIG = SpecPrefillConfig(draft_model_path="d", min_tokens=4)
 
@@ -69,3 +72,14 @@ def test_reasons(req, attributes, reason):
 def test_output_logprobs_stay_eligible(req):
     req.return_logprob, req.logprob_start_len = True, len(req.origin_input_ids)
     assert dense_reason(req, RequestOptions(), CONFIG) is None
+
+
+def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
+    """They must not raise in the scheduler, which would end the server."""
+    req.sampling_params.custom_params = {"spec_prefill_keep_ratio": 7}
+    from sglang.srt.runtime_context import get_parallel
+
+    with get_parallel().override(tp_rank=0):
+        scheduler._see(req, SimpleNamespace(config=CONFIG))
+    assert "spec_prefill_keep_ratio" in req.to_finish.message
+    assert state_of(req).outcome.reason == "aborted"
