@@ -131,7 +131,7 @@ def check_models(target: Any, draft: Any) -> None:
         One sentence that names the model's role and the reason.
     """
     from sglang.srt.configs.hybrid_arch import mambaish_config
-    from sglang.srt.configs.model_config import AttentionArch, is_deepseek_dsa
+    from sglang.srt.configs.model_config import AttentionArch, is_deepseek_dsa, is_minimax_sparse
 
     for role, model in (("target model (--model-path)", target), (f"draft model ({flag('draft_model_path')})", draft)):
         if not model.is_generation:
@@ -142,7 +142,7 @@ def check_models(target: Any, draft: Any) -> None:
             raise ConfigError(f"--spec-prefill does not support linear attention in the {role}.")
         if model.is_hybrid_swa:
             raise ConfigError(f"--spec-prefill does not support a sliding-window KV pool in the {role}.")
-        if is_deepseek_dsa(model.hf_config) or model.is_local_attention_model:
+        if is_deepseek_dsa(model.hf_config) or is_minimax_sparse(model.hf_config) or model.is_local_attention_model:
             raise ConfigError(f"--spec-prefill does not support sparse or chunked attention in the {role}.")
         if model.use_ngram_embedding or model.use_engram or hasattr(model.hf_config, "dual_chunk_attention_config"):
             raise ConfigError(f"--spec-prefill does not support n-gram embeddings or dual chunk attention in the {role}.")
