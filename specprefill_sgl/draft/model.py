@@ -1,6 +1,5 @@
 """The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools (design.md, 4)."""
 
-import logging
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,6 @@ from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.draft.capture import QueryCapture
 from specprefill_sgl.draft.group import DraftedPrompt, DraftGroup
-
-logger = logging.getLogger(__name__)
 
 MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
 

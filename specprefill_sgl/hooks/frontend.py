@@ -35,7 +35,7 @@ def check_generate_body(_error: str | None, body: Any) -> str | None:
 
 
 async def check_openai_request(original: Any, serving: Any, request: Any, raw_request: Any, *args: Any, **kwargs: Any):
-    """AROUND OpenAIServingBase.handle_request: the same for the OpenAI routes, whose models drop unknown fields silently."""
+    """AROUND OpenAIServingBase.handle_request: the same for the OpenAI routes."""
     if raw_request is not None and raw_request.headers.get("content-type", "").startswith("application/json"):
         body = await raw_request.json()
         try:

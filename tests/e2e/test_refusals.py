@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.support.faults import plugin_on_path
 from tests.support.server import refused, sparse_options
 
 
@@ -75,7 +76,9 @@ def test_drafts_that_do_not_fit(change, sentence, altered, pair_of):
 
 def test_a_hook_that_did_not_apply(pair_of, tmp_path):
     """SGLang logs and swallows hook errors; here another plugin takes a hook target away before hooks are applied."""
-    (tmp_path / "breaker.py").write_text(
+    env = plugin_on_path(
+        tmp_path,
+        "breaker",
         "def register():\n"
         "    from sglang.srt.model_executor.forward_batch_info import ForwardBatch\n"
         "    from sglang.srt.plugins.hook_registry import HookRegistry\n"
@@ -84,14 +87,10 @@ def test_a_hook_that_did_not_apply(pair_of, tmp_path):
         "        if target.endswith('ForwardBatch.init_new'):\n"
         "            raise AttributeError('gone in this release')\n"
         "        apply(cls, target, hooks)\n"
-        "    HookRegistry._apply_target = classmethod(broken)\n"
+        "    HookRegistry._apply_target = classmethod(broken)\n",
     )
-    metadata = tmp_path / "breaker-0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: breaker\nVersion: 0\n")
-    (metadata / "entry_points.txt").write_text("[sglang.srt.plugins]\nbreaker = breaker:register\n")
     target, draft = pair_of("llama")
-    status, output = refused(target, *sparse_options(draft), env={"PYTHONPATH": str(tmp_path)})
+    status, output = refused(target, *sparse_options(draft), env=env)
     assert status != 0
     assert "--spec-prefill cannot be served" in output
     assert "ForwardBatch.init_new could not be hooked" in output

@@ -35,18 +35,23 @@ def register():
 """
 
 
+def plugin_on_path(folder: Path, name: str, source: str) -> dict[str, str]:
+    """Write an SGLang plugin as an importable distribution; returns the environment that makes a server load it."""
+    (folder / f"{name}.py").write_text(source)
+    metadata = folder / f"{name}-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(f"[sglang.srt.plugins]\n{name} = {name}:register\n")
+    return {"PYTHONPATH": str(folder)}
+
+
 class Faults:
     """The plugin's folder; `env` makes a server load it, `switch` turns a fault on or off while the server runs."""
 
     def __init__(self, folder: Path):
         self._switches = folder / "switches"
         self._switches.mkdir(parents=True)
-        (folder / "specprefill_faults.py").write_text(_PLUGIN.format(switches=str(self._switches)))
-        metadata = folder / "specprefill_faults-0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: specprefill-faults\nVersion: 0\n")
-        (metadata / "entry_points.txt").write_text("[sglang.srt.plugins]\nspecprefill_faults = specprefill_faults:register\n")
-        self.env = {"PYTHONPATH": str(folder)}
+        self.env = plugin_on_path(folder, "specprefill_faults", _PLUGIN.format(switches=str(self._switches)))
 
     def switch(self, name: str, on: bool = True) -> None:
         """Turn a fault on or off."""
