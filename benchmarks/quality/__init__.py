@@ -1,0 +1,1 @@
+"""What SpecPrefill does to answers: tasks, methods, scores and tables (`python -m benchmarks.quality`)."""
