@@ -3,7 +3,7 @@
 Each sequence is a list of token ids and a mask of the answers' tokens, all of one length.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
@@ -12,7 +12,7 @@ from benchmarks import text
 from benchmarks.pair import vocabulary
 from benchmarks.quality import forms
 
-_KINDS = {"pass_keys": 45, "many_queries": 16, "many_values": 5, "variables": 12, "people": 14, "votes": 8}
+_KINDS = {"pass_keys": 42, "many_queries": 22, "many_values": 5, "variables": 12, "people": 14, "votes": 8}
 _BETWEEN = (" ",) * 6 + ("\n",) * 2 + ("\n\n",) * 2
 _SYLLABLES = (
     "ba",
@@ -43,6 +43,7 @@ class Sequences:
     def __init__(self, encode: Callable[[str], list[int]]):
         self._encode = encode
         self._words = text.lower_case_words(held_out=False)
+        self._short = [word for word in self._words if len(encode(" " + word)) == 1]
         prose = [list(text.sentences(name, held_out=False)) for name in text.BOOKS]
         code = [line for source in vocabulary.python_sources()[::6] for line in source.split("\n\n") if line.strip()]
         self._fillers = [[encode(" " + piece) for piece in book] for book in prose]
@@ -90,7 +91,9 @@ class Sequences:
         most = max(1, budget // 28)  # of facts that fit, questions included
         if kind == "many_queries" and budget > 120:
             asked = random.randint(2, 4)
-            return forms.many_queries(random, self._new(random, used, random.randint(asked, max(asked, min(most, 8)))), asked)
+            count = random.randint(asked, max(asked, min(most, 8)))
+            words = self._short if random.random() < 0.7 else self._words  # of one token each, as the task asks for
+            return forms.many_queries(random, self._new(random, used, count, words), asked)
         if kind == "many_values" and budget > 120:
             return forms.many_values(random, self._new(random, used, 1)[0], random.randint(2, 4))
         if kind == "variables":
@@ -106,12 +109,12 @@ class Sequences:
         count = random.randint(1, min(most, 30))
         return forms.pass_keys(random, self._new(random, used, count), random.randint(1, count))
 
-    def _new(self, random: Random, used: set[str], count: int) -> list[str]:
+    def _new(self, random: Random, used: set[str], count: int, words: Sequence[str] = ()) -> list[str]:
         """Words not used before in this sequence; one in ten is made up."""
         found: list[str] = []
         while len(found) < count:
             made = "".join(random.choices(_SYLLABLES, k=random.randint(2, 3)))
-            word = made if random.random() < 0.1 else random.choice(self._words)
+            word = made if random.random() < 0.1 else random.choice(words or self._words)
             if word not in used:
                 used.add(word)
                 found.append(word)

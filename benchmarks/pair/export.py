@@ -28,7 +28,7 @@ def _provenance(model, rows: list[dict]) -> dict:
     tail = rows[-_SMOOTHED:]
     return {
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
-        "command": "python -m benchmarks.pair " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python", "-m", "benchmarks.pair", *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "hardware": _hardware(),
         "seconds": rows[-1]["seconds"],

@@ -1,9 +1,9 @@
-"""Where training starts: heads that look back one, two and three tokens, and heads that match what they found.
+"""Where training starts: heads that look back one to four tokens, and heads that match what they found.
 
-A small transformer on a small machine takes very long to discover induction (finding the value that followed an earlier occurrence
-of the key). So the first layer starts with heads that copy the embedding of the token 1, 2 and 3 places back into a part of the
-hidden state of their own, and the second with heads that compare those parts and copy the token found. All of it is only the
-starting point: every weight is trained.
+A small transformer on a small machine takes very long to discover induction (finding the value that followed an earlier
+occurrence of the key). So the first layer starts with heads that copy the embedding of the token 1 to 3 or 4 places back into a
+part of the hidden state of their own, and the second with heads that compare those parts and copy the token found. All of it is
+only the starting point: every weight is trained.
 """
 
 import math
@@ -13,7 +13,6 @@ from torch import nn
 
 from benchmarks.pair.shapes import HEAD, ROTARY_BASE, Shape
 
-OFFSETS = (1, 2, 3)
 _CONSTANT = 2.0  # value of the constant dimension, beside an identity part of norm about 1 per dimension
 _NEAR = 6  # rotary pairs, from the fastest, that decide by distance
 _FAR = 13  # rotary pairs from this one on hardly turn within the context: they decide by content
@@ -34,16 +33,18 @@ def seeded(shape: Shape):
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         _embeddings(model.model.embed_tokens.weight, shape)
-        part = (shape.hidden - shape.identity - 1) // len(OFFSETS)
+        part = (shape.hidden - shape.identity - 1) // shape.offsets
         read = _orthonormal(part, shape.identity)
         first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
-        for head, offset in enumerate(OFFSETS):
-            _look_back(first, head, offset, shape, read, _part(head, part, shape))
-        parts = [_part(head, part, shape) for head in range(len(OFFSETS))]
-        _match(second, 0, shape, read, [(None, parts[0]), (parts[0], parts[1])])
-        _match(second, 1, shape, read, [(parts[0], parts[1]), (parts[1], parts[2])])
-        if shape.heads > 3:
-            _match(second, 2, shape, read, [(None, parts[0]), (parts[0], parts[1]), (parts[1], parts[2])])
+        parts = [_part(head, part, shape) for head in range(shape.offsets)]
+        for head, into in enumerate(parts):
+            _look_back(first, head, head + 1, shape, read, into)
+        one, two, three = parts[:3]
+        _match(second, 0, shape, read, [(None, one), (one, two)])
+        _match(second, 1, shape, read, [(one, two), (two, three)])
+        if shape.offsets > 3:
+            _match(second, 2, shape, read, [(None, one), (one, two), (two, three)])
+            _match(second, 3, shape, read, [(None, one), (parts[3], two)])  # the next of a list: four back here, two back there
     return model
 
 

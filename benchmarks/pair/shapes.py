@@ -11,13 +11,15 @@ ROTARY_BASE = 1e10
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one model; `identity` of the `hidden` dimensions hold a token's own embedding when training starts."""
+    """Sizes of one model. When training starts, `identity` of the `hidden` dimensions hold a token's own embedding, and heads look
+    back 1 to `offsets` tokens."""
 
     hidden: int
     layers: int
     heads: int
     intermediate: int
     identity: int
+    offsets: int
     seed: int
 
     def config(self):
@@ -41,6 +43,6 @@ class Shape:
 
 
 SHAPES = {
-    "target": Shape(hidden=384, layers=4, heads=6, intermediate=1024, identity=192, seed=1),
-    "draft": Shape(hidden=192, layers=2, heads=3, intermediate=512, identity=96, seed=2),
+    "target": Shape(hidden=384, layers=4, heads=6, intermediate=1024, identity=192, offsets=4, seed=1),
+    "draft": Shape(hidden=192, layers=2, heads=3, intermediate=512, identity=96, offsets=3, seed=2),
 }

@@ -1,4 +1,4 @@
-"""The pair's tokenizer: byte-level BPE over English prose and Python source; every number of up to three digits is one token."""
+"""The pair's tokenizer: byte-level BPE over prose and Python source; every number of up to three digits is one token."""
 
 import sysconfig
 from collections.abc import Iterator

@@ -7,12 +7,12 @@ prompt ends with a question, without a blank; the answer begins with one.
 from random import Random
 from typing import NamedTuple
 
-NAMES = (
-    "Ada Amos Anna Asa Boris Clara Cyrus Daniel Dora Edith Edwin Elias Emma Ezra Felix Flora Frank Grace Greta Harold Hazel Helen "
-    "Henry Hugo Ida Igor Irene Isaac Ivan Jacob James Jane Jonah Judith Julia Karl Laura Lena Leo Louis Lucy Mabel Marcus Martha "
-    "Miles Mira Nadia Nathan Nina Nora Olga Oscar Otto Paul Peter Philip Rachel Ralph Rosa Ruth Samuel Sarah Simon Stella Thomas "
-    "Vera Victor Walter Wanda Zoe"
-).split()
+NAMES = """
+Ada Amos Anna Asa Boris Clara Cyrus Daniel Dora Edith Edwin Elias Emma Ezra Felix Flora Frank Grace Greta
+Harold Hazel Helen Henry Hugo Ida Igor Irene Isaac Ivan Jacob James Jane Jonah Judith Julia Karl Laura Lena
+Leo Louis Lucy Mabel Marcus Martha Miles Mira Nadia Nathan Nina Nora Olga Oscar Otto Paul Peter Philip Rachel
+Ralph Rosa Ruth Samuel Sarah Simon Stella Thomas Vera Victor Walter Wanda Zoe
+""".split()  # noqa: SIM905
 RELATIONS = ("lives near the", "carries the", "sold the", "painted the")
 
 
