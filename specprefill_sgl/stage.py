@@ -90,13 +90,10 @@ class Stage:
         self.draft.synchronize()  # the target's forward in flight is not the draft's time
         started = time.perf_counter()
         votes: list[torch.Tensor] = []
-        scored = started
+        drafted = started
         error: str | None = None
         try:
-            drafted = self.draft.draft([prompt.ids for prompt in prompts])
-            self.draft.synchronize()
-            scored = time.perf_counter()
-            votes = [self._votes(one) for one in drafted]
+            votes, drafted = self.votes(prompts)
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
             logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(prompts))
@@ -105,7 +102,7 @@ class Stage:
         chosen = None if self._ranks.any_error(error) else self._select(prompts, votes)
         if chosen is None:
             return [Outcome(positions=None, reason=eligibility.DRAFT_ERROR) for _ in prompts]
-        draft_ms, score_ms = (scored - started) * 1e3, (time.perf_counter() - scored) * 1e3
+        draft_ms, score_ms = (drafted - started) * 1e3, (time.perf_counter() - drafted) * 1e3
         size = self.config.chunk_size
         outcomes = [
             Outcome(positions=selection.chunk_positions(chunks, len(prompt.ids), size), draft_ms=draft_ms, score_ms=score_ms)
@@ -121,6 +118,16 @@ class Stage:
                 score_ms,
             )
         return outcomes
+
+    def votes(self, prompts: Sequence[Prompt]) -> tuple[list[torch.Tensor], float]:
+        """Draft a group: each prompt's votes, float32 [votes, prompt_tokens], and when the drafting itself was over.
+
+        Everything downstream needs of the draft: another source of votes is another selector.
+        """
+        drafted = self.draft.draft([prompt.ids for prompt in prompts])
+        self.draft.synchronize()
+        at = time.perf_counter()
+        return [self._votes(one) for one in drafted], at
 
     def _votes(self, drafted: DraftedPrompt) -> torch.Tensor:
         """Float32 [votes, prompt_tokens] over this rank's heads and all voting layers."""

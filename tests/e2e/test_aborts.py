@@ -45,8 +45,7 @@ def nothing_leaks(server):
     assert server.state()["spec_prefill"] == before
     assert before["draft_available_tokens"] == before["draft_max_tokens"]
     assert server.generate(probe, custom=SPARSE)["output_ids"] == wanted
-    time.sleep(1.5)  # an idle scheduler checks its pools and dies on a leak
-    assert server.process.poll() is None
+    time.sleep(1.5)  # an idle scheduler checks its pools and dies on a leak, its server with it
     assert requests.get(server.url + "/health", timeout=30).status_code == 200
 
 

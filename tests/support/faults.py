@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from benchmarks.launch import plugin_environment
+
 _PLUGIN = """
 import os, time
 
@@ -37,12 +39,9 @@ def register():
 
 def plugin_on_path(folder: Path, name: str, source: str) -> dict[str, str]:
     """Write an SGLang plugin as an importable distribution; returns the environment that makes a server load it."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.py").write_text(source)
-    metadata = folder / f"{name}-0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
-    (metadata / "entry_points.txt").write_text(f"[sglang.srt.plugins]\n{name} = {name}:register\n")
-    return {"PYTHONPATH": str(folder)}
+    return plugin_environment(folder, name, f"{name}:register")
 
 
 class Faults:

@@ -1,0 +1,97 @@
+"""Real SGLang servers for the demo, the benchmarks and the tests: start one, wait until it is healthy, end exactly it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+import torch
+
+START_DEADLINE_S = 300
+ROOT = Path(__file__).resolve().parents[1]
+_ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
+
+
+class LaunchError(RuntimeError):
+    """The server did not start; the message ends with the end of its log."""
+
+
+def command(model: Path, *options: str, **defaults: str) -> list[str]:
+    """`sglang.launch_server` for a small model; given options beat the defaults (`max_total_tokens="40000"`, ...)."""
+    flags = {f"--{name.replace('_', '-')}": value for name, value in defaults.items()}
+    if not torch.cuda.is_available():
+        flags = {**_ON_CPU, **flags}
+    words = [word for pair in flags.items() if pair[0] not in options for word in pair]
+    return [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve()), *words, *options]
+
+
+@contextlib.contextmanager
+def serve(words: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[str]:
+    """URL of a server that is ready; it runs in the folder of its log, and its process group ends with the context."""
+    port = free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*words, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            cwd=log.parent,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_healthy(process, url, log)
+        yield url
+    finally:
+        end(process)
+
+
+def flush(url: str, deadline_s: float = 30) -> None:
+    """Empty the radix cache; SGLang refuses while requests run, so this also waits for the server to be idle."""
+    deadline = time.monotonic() + deadline_s
+    while requests.post(url + "/flush_cache", timeout=60).status_code != 200:
+        if time.monotonic() > deadline:
+            raise LaunchError("the server did not become idle: its radix cache could not be flushed")
+        time.sleep(0.1)
+
+
+def plugin_environment(folder: Path, name: str, entry_point: str) -> dict[str, str]:
+    """Environment in which servers load one more SGLang plugin, `module:function`, found in `folder` or in this project."""
+    metadata = folder / f"{name}-0.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(f"[sglang.srt.plugins]\n{name} = {entry_point}\n")
+    return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process started in a session of its own, with everything it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+
+
+def _wait_until_healthy(process: subprocess.Popen, url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(url + "/health_generate", timeout=30).status_code == 200:
+                return
+        time.sleep(0.5)
+    tail = "\n".join(log.read_text().splitlines()[-30:])
+    raise LaunchError(f"the server did not start; the end of {log} is:\n{tail}")

@@ -1,0 +1,108 @@
+"""The matrix method x keep ratio x length, the needle's depth, and the ablations: which requests to send to which server."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.quality import ask, tasks
+from benchmarks.quality.controls import CONTROLS
+from benchmarks.quality.results import Results
+from benchmarks.quality.server import QualityServer, serve
+
+KEEP_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+SPECPREFILL, SELF_DRAFT = "specprefill", "target_as_draft"
+METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS)
+DEPTHS = 20
+ABLATIONS: dict[str, tuple] = {
+    "lookahead": (1, 4, 8, 16),
+    "pool_kernel": (1, 5, 13, 31),
+    "chunk_size": (8, 16, 32, 64),
+    "over_heads": ("max", "mean"),
+    "positions": ("original", "renumbered"),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Requests that meet one selector: `settings` differ from the defaults only in ablations."""
+
+    method: str
+    cells: list[tuple[str, int, int, float, float | None]]  # task, length, number, keep ratio, depth
+    settings: dict = field(default_factory=dict)
+
+
+def main_blocks(methods, names, lengths, keep_ratios, examples: Callable[[int], int]) -> list[Block]:
+    """One block per method; dense has one keep ratio."""
+    blocks = []
+    for method in methods:
+        ratios = (1.0,) if method == ask.DENSE else [r for r in keep_ratios if r < 1 or method == SPECPREFILL]
+        numbers = [(task, n, i) for n in lengths for task in names for i in range(examples(n))]
+        blocks.append(Block(method, [(*cell, ratio, None) for cell, ratio in itertools.product(numbers, ratios)]))
+    return blocks
+
+
+def depth_blocks(lengths, examples: int, keep_ratios=(0.1, 0.2)) -> list[Block]:
+    """A single needle at twenty depths."""
+    depths = [index / (DEPTHS - 1) for index in range(DEPTHS)]
+    cells = [("single_needle", n, i, depth) for n in lengths for depth in depths for i in range(examples)]
+    return [
+        Block(ask.DENSE, [(task, n, i, 1.0, depth) for task, n, i, depth in cells]),
+        Block(
+            SPECPREFILL, [(task, n, i, ratio, depth) for (task, n, i, depth), ratio in itertools.product(cells, keep_ratios)]
+        ),
+    ]
+
+
+def ablation_blocks(names, length: int, examples: int, keep_ratios=(0.1, 0.2)) -> list[Block]:
+    """One setting changed at a time."""
+    cells = [(task, length, i, ratio, None) for task in names for i in range(examples) for ratio in keep_ratios]
+    return [Block(SPECPREFILL, cells, {name: value}) for name, values in ABLATIONS.items() for value in values]
+
+
+def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder: Path, count_tokens) -> None:
+    """Send what is not in the results yet; the blocks of `target_as_draft` go to a server of their own."""
+    for itself in (False, True):
+        mine = [block for block in blocks if (block.method == SELF_DRAFT) == itself]
+        if any(_row(block, cell) not in results for block in mine for cell in block.cells):
+            with serve(target, target if itself else draft, folder / ("self" if itself else "pair")) as server:
+                send(mine, server, results, count_tokens)
+
+
+def send(blocks: list[Block], server: QualityServer, results: Results, count_tokens) -> None:
+    """Send what is not in the results yet to a running server, one block after the other."""
+    todo = [(block, [cell for cell in block.cells if _row(block, cell) not in results]) for block in blocks]
+    with tqdm(total=sum(len(cells) for _, cells in todo), smoothing=0.05, desc="requests") as bar:
+        for block, cells in todo:
+            if cells:
+                server.choose(SPECPREFILL if block.method == SELF_DRAFT else block.method, **block.settings)
+                bar.set_postfix_str(f"{block.method} {block.settings or ''}")
+                ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar)
+
+
+def _row(block: Block, cell: tuple) -> dict:
+    task, length, number, ratio, depth = cell
+    return {
+        "method": block.method,
+        "task": task,
+        "length": length,
+        "number": number,
+        "keep_ratio": ratio,
+        "depth": depth,
+        "settings": block.settings,
+    }
+
+
+def _jobs(block: Block, cells: list[tuple], url: str, count_tokens) -> Iterator[Callable[[], dict]]:
+    for cell in cells:
+        yield functools.partial(_job, block, cell, url, count_tokens)
+
+
+def _job(block: Block, cell: tuple, url: str, count_tokens) -> dict:
+    task, length, number, ratio, depth = cell
+    example = tasks.example(task, length, number, count_tokens, depth)
+    return {**ask.ask(url, example, block.method, ratio, count_tokens), **_row(block, cell)}

@@ -1,0 +1,60 @@
+"""Puts tables between the markers of RESULTS.md, and plots beside the raw results."""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks.quality import continuation, plots, report
+from benchmarks.quality.matrix import KEEP_RATIOS
+from benchmarks.quality.results import read
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+_SHOWN = [ratio for ratio in KEEP_RATIOS if ratio < 1]
+
+
+def write(results: Path, page: Path = PAGE) -> None:
+    """Redraw everything the folder has results for; text outside the markers stays."""
+    tables = {}
+    for suite, build in (("matrix", _matrix), ("depth", _depth), ("ablation", _ablation), ("continuation", _continuation)):
+        path = results / f"{suite}.jsonl"
+        if path.exists() and (rows := read(path)):
+            tables |= build(rows, results)
+            tables[f"{suite} provenance"] = _provenance(path)
+    text = page.read_text()
+    for name, table in tables.items():
+        text = _filled(text, name, table)
+    page.write_text(text)
+
+
+def _filled(text: str, name: str, table: str) -> str:
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
+
+
+def _matrix(rows: list[dict], results: Path) -> dict[str, str]:
+    plots.keep_ratios(rows, results / "keep_ratios.png")
+    lengths = sorted({row["length"] for row in rows})
+    return {
+        "dense": report.dense_table(rows, lengths),
+        "verdicts": report.verdicts(rows, [0.1, 0.2, 0.3], lengths),
+        "methods": report.table(rows, _SHOWN),
+    }
+
+
+def _depth(rows: list[dict], results: Path) -> dict[str, str]:
+    plots.depths(rows, results / "depths.png")
+    return {"depths": report.depth_table(rows)}
+
+
+def _ablation(rows: list[dict], _results: Path) -> dict[str, str]:
+    return {"ablation": report.ablation_table(rows)}
+
+
+def _continuation(rows: list[dict], _results: Path) -> dict[str, str]:
+    return {"perplexity": continuation.table(rows)}
+
+
+def _provenance(path: Path) -> str:
+    found = json.loads(path.read_text().splitlines()[0])["provenance"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"`{found['command']}`; commit {found['commit'][:7]}; {versions}; {found['hardware']}; {found['date']}"

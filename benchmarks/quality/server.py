@@ -1,0 +1,45 @@
+"""The server under test, with a switch for the selector: one server for every method that shares a draft."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import launch
+from benchmarks.quality.plugin import SETTINGS
+
+LARGEST_LOOKAHEAD = 16  # pools are sized for the ablation's largest
+
+
+class QualityServer:
+    """A running server: its URL, and which selector its next requests meet."""
+
+    def __init__(self, url: str, settings: Path):
+        self.url, self._settings = url, settings
+
+    def choose(self, method: str, **changed: object) -> None:
+        """Select a method and settings for all requests from now on; the radix cache is emptied."""
+        launch.flush(self.url)
+        self._settings.write_text(json.dumps({"method": method, "lookahead": 8, **changed}))
+
+
+@contextlib.contextmanager
+def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[QualityServer]:
+    """Start the server in float32; log, plugin and settings are in `folder`. Prompts of 64 tokens or more are eligible."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "settings.json"
+    settings.write_text(json.dumps({"method": "specprefill", "lookahead": 8}))
+    env = launch.plugin_environment(folder, "specprefill_quality", "benchmarks.quality.plugin:register")
+    words = launch.command(
+        target,
+        *("--spec-prefill", "--spec-prefill-draft-model-path", str(draft.resolve()), "--spec-prefill-min-tokens", "64"),
+        *("--spec-prefill-lookahead", str(LARGEST_LOOKAHEAD)),
+        *options,
+        dtype="float32",
+        max_total_tokens="40000",
+        chunked_prefill_size="2048",
+        max_running_requests="8",
+    )
+    with launch.serve(words, folder / "server.log", {**env, SETTINGS: str(settings)}) as url:
+        yield QualityServer(url, settings)
