@@ -11,8 +11,11 @@ ROTARY_BASE = 1e10
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one model. When training starts, `identity` of the `hidden` dimensions hold a token's own embedding and heads look
-    back 1 to `offsets` tokens."""
+    """Sizes of one model.
+
+    When training starts, `identity` of the `hidden` dimensions hold a token's own embedding, and heads look back 1 to `offsets`
+    tokens.
+    """
 
     hidden: int
     layers: int
