@@ -1,7 +1,6 @@
 """The speculation stage: prompts in, kept positions or a reason out. The only place that drives a draft."""
 
 import logging
-import time
 from array import array
 from collections.abc import Sequence
 
@@ -11,10 +10,11 @@ import torch
 
 from specprefill_sgl import eligibility, selection
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.draft.group import DraftedPrompt
+from specprefill_sgl.draft.drafting import Drafting
 from specprefill_sgl.draft.model import MAX_PROMPTS, DraftModel
+from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.scoring.torch_scoring import chunk_scores, layer_votes, max_votes
+from specprefill_sgl.scoring.torch_scoring import chunk_scores
 from specprefill_sgl.skipcode import as_numpy
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     positions : int64 [kept_tokens] or None
         Kept original positions, ascending; None: prefill dense, for `reason`.
     draft_ms, score_ms : float
-        Wall time of the group the prompt was drafted in: draft forwards, and scoring with selection. Milliseconds.
+        Time of the group the prompt was drafted in: draft forwards, and scoring with selection. Milliseconds.
+    draft_cached_tokens : int
+        Prompt tokens whose keys the draft had already.
     """
 
     positions: np.ndarray | None
     reason: str | None = None
     draft_ms: float = 0.0
     score_ms: float = 0.0
+    draft_cached_tokens: int = 0
 
 
 class Stage:
@@ -61,6 +64,8 @@ class Stage:
     def __init__(self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int):
         self.config, self.draft = config, draft
         self._ranks, self._vocab_size = ranks, vocab_size
+        self._prompts: list[Prompt] | None = None  # of the group in progress
+        self._drafting: Drafting | None = None
 
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
@@ -85,77 +90,116 @@ class Stage:
                 return size
         return min(len(prompts), MAX_PROMPTS)
 
-    def run(self, prompts: Sequence[Prompt]) -> list[Outcome]:
-        """Draft a group. Never raises for a failing draft: all its prompts become dense, on all ranks, pools empty."""
-        self.draft.synchronize()  # the target's forward in flight is not the draft's time
-        started = time.perf_counter()
-        votes: list[torch.Tensor] = []
-        drafted = started
+    def begin(self, prompts: Sequence[Prompt]) -> None:
+        """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
+        assert self._prompts is None
+        self._prompts, self._drafting = list(prompts), None
+        self._draft_timer, self._score_timer = DeviceTimer(self.draft.device), DeviceTimer(self.draft.device)
+
+    @property
+    def is_drafting(self) -> bool:
+        """Whether a group is in progress."""
+        return self._prompts is not None
+
+    def cancel(self, index: int) -> None:
+        """A prompt of the group that is not wanted any more."""
+        if self._drafting is not None:
+            self._drafting.cancel(index)
+
+    def source(self, prompts: Sequence[Prompt]) -> Drafting:
+        """Where votes come from."""
+        return Drafting(self.draft, [prompt.ids for prompt in prompts])
+
+    def advance(self) -> list[Outcome] | None:
+        """One draft forward; the group's outcomes once it is done, else None.
+
+        Never raises for a failing draft: all prompts of the group become dense, on all ranks, and the draft's cache is emptied.
+        """
+        assert self._prompts is not None
+        votes: list[torch.Tensor | None] | None = None
         error: str | None = None
         try:
-            votes, drafted = self.votes(prompts)
+            with self._draft_timer.span():
+                if self._drafting is None:
+                    self._drafting = self.source(self._prompts)
+                done = self._drafting.step()
+            if done:
+                with self._score_timer.span():
+                    votes = self._drafting.votes()
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
-            logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(prompts))
-        finally:
-            self.draft.clear()
-        chosen = None if self._ranks.any_error(error) else self._select(prompts, votes)
+            logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(self._prompts))
+        if self._ranks.any_error(error) is not None:
+            return self._failed()
+        return None if votes is None else self._finished(votes)
+
+    def drop(self) -> None:
+        """Give up the group in progress; what it has read stays cached."""
+        if self._drafting is not None:
+            self._drafting.release()
+        self._prompts = self._drafting = None
+
+    def clear(self) -> None:
+        """Drop the group in progress and everything the draft remembers."""
+        self._prompts = self._drafting = None
+        self.draft.clear()
+
+    def _failed(self) -> list[Outcome]:
+        assert self._prompts is not None
+        outcomes = [Outcome(positions=None, reason=eligibility.DRAFT_ERROR) for _ in self._prompts]
+        self.clear()
+        return outcomes
+
+    def _finished(self, votes: list[torch.Tensor | None]) -> list[Outcome]:
+        assert self._prompts is not None
+        assert self._drafting is not None
+        prompts, cached = self._prompts, self._drafting.cached
+        with self._score_timer.span():
+            chosen = self._select(prompts, votes)
         if chosen is None:
-            return [Outcome(positions=None, reason=eligibility.DRAFT_ERROR) for _ in prompts]
-        draft_ms, score_ms = (drafted - started) * 1e3, (time.perf_counter() - drafted) * 1e3
-        size = self.config.chunk_size
+            return self._failed()
+        self._drafting.release()
+        self._prompts = self._drafting = None
+        draft_ms, score_ms = self._draft_timer.total_ms(), self._score_timer.total_ms()
         outcomes = [
-            Outcome(positions=selection.chunk_positions(chunks, len(prompt.ids), size), draft_ms=draft_ms, score_ms=score_ms)
-            for prompt, chunks in zip(prompts, chosen, strict=True)
+            Outcome(
+                positions=selection.chunk_positions(chunks, len(prompt.ids), self.config.chunk_size),
+                draft_ms=draft_ms,
+                score_ms=score_ms,
+                draft_cached_tokens=already,
+            )
+            for prompt, chunks, already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
             logger.info(
-                "Spec prefill batch, #prompt: %d, #token: %d, #kept-token: %d, draft ms: %.1f, score ms: %.1f",
+                "Spec prefill batch, #prompt: %d, #token: %d, #cached: %d, #kept: %d, draft ms: %.1f, score ms: %.1f",
                 len(prompts),
                 sum(len(prompt.ids) for prompt in prompts),
+                sum(cached),
                 sum(len(outcome.positions) for outcome in outcomes if outcome.positions is not None),
                 draft_ms,
                 score_ms,
             )
         return outcomes
 
-    def votes(self, prompts: Sequence[Prompt]) -> tuple[list[torch.Tensor], float]:
-        """Draft a group: each prompt's votes, float32 [votes, prompt_tokens], and when the drafting itself was over.
-
-        Everything downstream needs of the draft: another source of votes is another selector.
-        """
-        drafted = self.draft.draft([prompt.ids for prompt in prompts])
-        self.draft.synchronize()
-        at = time.perf_counter()
-        return [self._votes(one) for one in drafted], at
-
-    def _votes(self, drafted: DraftedPrompt) -> torch.Tensor:
-        """Float32 [votes, prompt_tokens] over this rank's heads and all voting layers."""
-        layers = self.draft.voting_layers(len(drafted.slots))
-        return max_votes(
-            layer_votes(
-                drafted.queries[layer_id],
-                self.draft.keys(layer_id)[drafted.slots],
-                scaling=layer.scaling,
-                logit_cap=layer.logit_cap,
-                pool_kernel=self.config.pool_kernel,
-            )
-            for layer_id, layer in layers.items()
-        )
-
-    def _select(self, prompts: Sequence[Prompt], votes: list[torch.Tensor]) -> list[np.ndarray] | None:
-        """Rank 0's kept chunks per prompt, or None if the scores are unusable."""
-        scores = [chunk_scores(self._ranks.maximum(one), self.config.chunk_size).cpu().numpy() for one in votes]
+    def _select(self, prompts: Sequence[Prompt], votes: Sequence[torch.Tensor | None]) -> list[np.ndarray] | None:
+        """Rank 0's kept chunks per prompt, or None if scores are unusable; a cancelled prompt keeps what is forced."""
+        scores = [None if one is None else self._scores(one) for one in votes]
         chosen: list[np.ndarray] | None = None
         if self._ranks.is_first:
             try:
                 chosen = [
-                    selection.select_chunks(score, self._forced(prompt), prompt.keep_ratio)
+                    np.flatnonzero(self._forced(prompt))
+                    if score is None
+                    else selection.select_chunks(score, self._forced(prompt), prompt.keep_ratio)
                     for prompt, score in zip(prompts, scores, strict=True)
                 ]
             except ValueError:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
+
+    def _scores(self, votes: torch.Tensor) -> np.ndarray:
+        return chunk_scores(self._ranks.maximum(votes), self.config.chunk_size).cpu().numpy()
 
     def _forced(self, prompt: Prompt) -> np.ndarray:
         return selection.forced_chunks(

@@ -1,19 +1,20 @@
 """The SGLang plugin of the quality bench: lets a file choose the selector and the ablation while the server runs.
 
-Loaded only by servers that `quality.server` starts. It replaces the source of votes (`Stage.votes`), never what comes after,
+Loaded only by servers that `quality.server` starts. It replaces the source of votes (`Stage.source`), never what comes after,
 and remembers votes, so that one prompt at several keep ratios is drafted once.
 """
 
 import json
 import os
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import torch
 
 from benchmarks.quality.controls import CONTROLS
+from specprefill_sgl.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
@@ -25,36 +26,64 @@ def settings() -> dict[str, Any]:
     return json.loads(Path(os.environ[SETTINGS]).read_text())
 
 
+class Remembered:
+    """A source of votes (see `specprefill_sgl.draft.drafting.Drafting`) that drafts only prompts it has not seen."""
+
+    memo: ClassVar[dict[tuple[bytes, str], torch.Tensor]] = {}
+
+    def __init__(self, source: Callable, stage: Any, prompts: Sequence):
+        if len(self.memo) > _REMEMBERED:
+            self.memo.clear()
+        now = settings()
+        key = json.dumps(now, sort_keys=True)
+        self._keys = [(prompt.ids.tobytes(), key) for prompt in prompts]
+        self._missing = [at for at, one in enumerate(self._keys) if one not in self.memo]
+        self._drafting = None
+        if now["method"] in CONTROLS:
+            for at in self._missing:
+                control = CONTROLS[now["method"]](as_numpy(prompts[at].ids), stage.config.chunk_size)
+                self.memo[self._keys[at]] = torch.from_numpy(control).float()[None]
+        elif self._missing:
+            self._drafting = source(stage, [prompts[at] for at in self._missing])
+        self.cached = [0] * len(prompts)
+
+    def step(self) -> bool:
+        return self._drafting is None or self._drafting.step()
+
+    def cancel(self, index: int) -> None:
+        """Nothing: the bench cancels no request."""
+
+    def votes(self) -> list[torch.Tensor]:
+        if self._drafting is not None:
+            self.memo.update(zip((self._keys[at] for at in self._missing), self._drafting.votes(), strict=True))
+        return [self.memo[key] for key in self._keys]
+
+    def release(self) -> None:
+        if self._drafting is not None:
+            self._drafting.release()
+
+
 def register() -> None:
     """Wrap the stage; idempotent."""
     from specprefill_sgl import stage, state
+    from specprefill_sgl.draft import drafting
 
-    if hasattr(stage.Stage, "quality_memo"):
+    if hasattr(stage.Stage, "quality_config"):
         return
-    stage.Stage.quality_memo = {}
-    votes, run, without_draft, decide = stage.Stage.votes, stage.Stage.run, stage.Stage.without_draft, state.PromptState.decide
-    layer_votes, max_votes = stage.layer_votes, stage.max_votes
-
-    def chosen_votes(self, prompts):
-        now = settings()
-        key = json.dumps(now, sort_keys=True)
-        memo = self.quality_memo
-        if len(memo) > _REMEMBERED:
-            memo.clear()
-        missing = [prompt for prompt in prompts if (prompt.ids.tobytes(), key) not in memo]
-        if missing and now["method"] in CONTROLS:
-            control = CONTROLS[now["method"]]
-            new = [_as_votes(control(stage.as_numpy(prompt.ids), self.config.chunk_size)) for prompt in missing]
-        else:
-            new = votes(self, missing)[0] if missing else []
-        memo.update({(prompt.ids.tobytes(), key): one for prompt, one in zip(missing, new, strict=True)})
-        return [memo[prompt.ids.tobytes(), key] for prompt in prompts], time.perf_counter()
+    stage.Stage.quality_config = None
+    source, begin, without_draft, decide = (
+        stage.Stage.source,
+        stage.Stage.begin,
+        stage.Stage.without_draft,
+        state.PromptState.decide,
+    )
+    layer_votes, max_votes = drafting.layer_votes, drafting.max_votes
 
     def configured(method):
         def call(self, *arguments):
             now = settings()
             changed = {name: now[name] for name in _FROM_CONFIG if name in now}
-            self.quality_config = getattr(self, "quality_config", self.config)
+            self.quality_config = self.quality_config or self.config
             self.config = self.draft.config = msgspec.structs.replace(self.quality_config, **changed)
             return method(self, *arguments)
 
@@ -71,9 +100,9 @@ def register() -> None:
         if settings().get("positions") == "renumbered" and self.is_sparse:
             self.offsets, self.delta = self.offsets * 0, 0
 
-    stage.Stage.votes = chosen_votes
-    stage.Stage.run, stage.Stage.without_draft = configured(run), configured(without_draft)
-    stage.layer_votes, stage.max_votes = over_heads, over_layers
+    stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)
+    stage.Stage.begin, stage.Stage.without_draft = configured(begin), configured(without_draft)
+    drafting.layer_votes, drafting.max_votes = over_heads, over_layers
     state.PromptState.decide = decide_positions
 
 
@@ -82,7 +111,3 @@ def mean_layer_votes(queries, keys, *, scaling: float, logit_cap: float, pool_ke
     logits = torch.einsum("vhd,nhd->vhn", queries.float(), keys.float()) * scaling
     pooled = torch.nn.functional.avg_pool1d(logits.softmax(-1), pool_kernel, stride=1, padding=pool_kernel // 2)
     return pooled.mean(dim=1)
-
-
-def _as_votes(importances) -> torch.Tensor:
-    return torch.from_numpy(importances).float()[None]

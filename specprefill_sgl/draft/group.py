@@ -1,15 +1,16 @@
-"""Drafts several prompts together: chunked extend, then lookahead decode, with SGLang's own batch objects.
+"""Drafts several prompts together: chunked extend, then lookahead decode, with SGLang's own batch and cache objects.
 
-Mirrors how `sglang.benchmark.one_batch` drives a `ModelRunner` without a scheduler, which SGLang keeps working from release to
-release. The caller owns the pools: they hold the prompts' KV after `run` and are cleared by `DraftModel.clear`.
+A group is drafted step by step, one forward each, so that the scheduler can decode in between. Requests are matched, locked,
+published and released exactly as SGLang's scheduler does with its own, on the draft's radix cache.
 """
 
 from array import array
 from collections.abc import Sequence
 
 import torch
-from sglang.benchmark.one_batch import TreeCacheNamespace
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.mem_cache.common import checkpoint_kv_cache, release_kv_cache
+from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -25,7 +26,7 @@ class DraftedPrompt:
     queries : dict[int, Tensor]
         Layer id -> [votes, heads, head_dim] on the device, `votes` <= lookahead.
     slots : int64 [prompt_tokens]
-        KV slots of the prompt in the draft's pool.
+        KV slots of the prompt in the draft's pool, valid until the group is released.
     """
 
     def __init__(self, queries: dict[int, torch.Tensor], slots: torch.Tensor):
@@ -34,7 +35,7 @@ class DraftedPrompt:
 
 
 class DraftGroup:
-    """Prompts drafted in shared forwards.
+    """Prompts drafted in shared forwards. `release` must follow, whatever happened.
 
     Parameters
     ----------
@@ -42,42 +43,80 @@ class DraftGroup:
         The draft, with private pools large enough for all prompts and their lookahead.
     capture : QueryCapture
         The proxy installed as the runner's attention backend.
+    tree : RadixCache
+        The draft's prefix cache over those pools.
     prompts : sequence of array('q')
         Token ids of each prompt.
     lookahead : int
         Queries recorded per prompt: the last prompt token's and `lookahead - 1` decoded ones.
     chunk_tokens : int
         Most prompt tokens in one forward; longer prompts are extended in chunks.
+
+    Attributes
+    ----------
+    cached : list[int]
+        Tokens of each prompt whose keys the draft had already; the last token is always read, for its query.
     """
 
-    def __init__(self, runner, capture: QueryCapture, prompts: Sequence[array], *, lookahead: int, chunk_tokens: int):
-        self._runner, self._capture = runner, capture
+    def __init__(
+        self, runner, capture: QueryCapture, tree: RadixCache, prompts: Sequence[array], *, lookahead: int, chunk_tokens: int
+    ):
+        self._runner, self._capture, self._tree = runner, capture, tree
         self._lookahead, self._chunk_tokens = lookahead, chunk_tokens
-        self._tree_cache = TreeCacheNamespace(
-            page_size=runner.page_size,
-            device=runner.device,
-            token_to_kv_pool_allocator=runner.token_to_kv_pool_allocator,
-        )
         self._reqs = [_draft_req(index, ids) for index, ids in enumerate(prompts)]
+        self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
+        self._steps: list[dict[int, torch.Tensor]] = []  # queries by layer, rows as in the batch
+        self._tokens: list[torch.Tensor] = []  # the next token of each row after each step
+        for req in self._reqs:
+            req.init_next_round_input(tree)
+            req.lock = tree.lock(req.last_node)
+        self.cached = [req.prefix_len for req in self._reqs]
 
-    def run(self) -> list[DraftedPrompt]:
-        """Draft all prompts; results in the order of the prompts."""
-        waiting = list(self._reqs)
-        first: list[tuple[dict[int, torch.Tensor], torch.Tensor]] = []
-        while waiting:
-            first += self._extend_chunk(waiting)
-            waiting = [req for req in waiting if req.prefix_len < len(req.origin_input_ids)]
-        steps = [_cat([queries for queries, _ in first])]
-        tokens = [torch.cat([token for _, token in first])]
-        for _ in range(self._lookahead - 1):
-            queries, token = self._decode(tokens[-1])
-            steps.append(queries)
-            tokens.append(token)
-        return self._collect(steps, tokens)
+    def step(self) -> bool:
+        """One extend forward, or when all prompts are read the lookahead; whether the group is drafted."""
+        waiting = [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
+        if waiting:
+            self._extend_chunk(waiting)
+        elif self._batch is not None:
+            for _ in range(self._lookahead - 1):
+                self._decode()
+        return not waiting
 
-    def _extend_chunk(self, waiting: list[Req]) -> list[tuple[dict[int, torch.Tensor], torch.Tensor]]:
-        """One extend forward over the next chunk of tokens; returns queries and next token of prompts that ended in it."""
+    def cancel(self, index: int) -> None:
+        """Leave a prompt out of the steps to come; what it has published stays cached."""
+        self._gone.add(self._reqs[index].rid)
+
+    def drafted(self) -> list[DraftedPrompt | None]:
+        """Results in the order of the prompts, after the last step; None for cancelled ones."""
+        if self._batch is None:
+            return [None] * len(self._reqs)
+        generated = torch.stack(self._tokens[:-1]).cpu() if len(self._tokens) > 1 else None
+        votes = _votes(generated, self._eos_ids, len(self._batch.reqs))
+        by_layer = {layer: torch.stack([step[layer] for step in self._steps]) for layer in self._steps[0]}
+        row_of = {req.rid: row for row, req in enumerate(self._batch.reqs)}
+        result: list[DraftedPrompt | None] = []
+        for req in self._reqs:
+            if req.rid in self._gone:
+                result.append(None)
+                continue
+            row = row_of[req.rid]
+            queries = {layer: stacked[: votes[row], row] for layer, stacked in by_layer.items()}
+            table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
+            result.append(DraftedPrompt(queries, table[: len(req.origin_input_ids)].long()))
+        return result
+
+    def release(self) -> None:
+        """Give back everything the prompts hold: rows, lookahead slots, locks. Their keys stay in the cache, evictable."""
+        for req in self._reqs:
+            if req.kv.holds_kv:
+                release_kv_cache(req, self._tree, checkpoint=False)
+            elif req.lock is not None:
+                self._tree.unlock(req.lock)
+                req.lock = None
+
+    def _extend_chunk(self, waiting: list[Req]) -> None:
+        """One extend forward over the next chunk of tokens; prompts that end in it join the batch that decodes."""
         members, budget = [], self._chunk_tokens
         for req in waiting:
             if budget == 0:
@@ -89,7 +128,7 @@ class DraftGroup:
             reqs=members,
             req_to_token_pool=self._runner.req_to_token_pool,
             token_to_kv_pool_allocator=self._runner.token_to_kv_pool_allocator,
-            tree_cache=self._tree_cache,
+            tree_cache=self._tree,
             model_config=self._runner.model_config,
             enable_overlap=False,
             spec_algorithm=SpeculativeAlgorithm.NONE,
@@ -101,21 +140,27 @@ class DraftGroup:
         last_rows = torch.tensor(batch.extend_lens).cumsum(0)[ended] - 1
         queries, tokens = self._forward(batch, last_rows.to(batch.device) if ended else None)
         for req in members:
-            req.prefix_len = req.extend_end
-        if not ended:
-            return []
-        batch.filter_batch(keep_indices=ended)
-        if self._batch is None:
-            self._batch = batch
-        else:
-            self._batch.merge_batch(batch)
-        return [(queries, tokens[ended])]
+            checkpoint_kv_cache(req, self._tree)
+        if ended:
+            batch.filter_batch(keep_indices=ended)
+            self._join(batch, queries, tokens[ended])
 
-    def _decode(self, tokens: torch.Tensor) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    def _join(self, batch: ScheduleBatch, queries: dict[int, torch.Tensor], tokens: torch.Tensor) -> None:
+        if self._batch is None:
+            self._batch, self._steps, self._tokens = batch, [queries], [tokens]
+            return
+        self._batch.merge_batch(batch)
+        self._steps = [{layer: torch.cat([rows, queries[layer]]) for layer, rows in self._steps[0].items()}]
+        self._tokens = [torch.cat([self._tokens[0], tokens])]
+
+    def _decode(self) -> None:
         assert self._batch is not None
+        tokens = self._tokens[-1]
         self._batch.input_ids = tokens
         self._batch.prepare_for_decode()
-        return self._forward(self._batch, torch.arange(len(tokens), device=tokens.device))
+        queries, following = self._forward(self._batch, torch.arange(len(tokens), device=tokens.device))
+        self._steps.append(queries)
+        self._tokens.append(following)
 
     def _forward(self, batch: ScheduleBatch, rows: torch.Tensor | None) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """Queries of the given rows by layer, and the greedy next token of every request, int64 [requests]."""
@@ -128,20 +173,6 @@ class DraftGroup:
             queries = self._capture.disarm()
         return queries, logits.argmax(dim=-1)
 
-    def _collect(self, steps: list[dict[int, torch.Tensor]], tokens: list[torch.Tensor]) -> list[DraftedPrompt]:
-        """Sort the recorded steps by prompt and leave out queries after the end of sequence."""
-        assert self._batch is not None
-        votes = _votes(torch.stack(tokens[:-1]).cpu() if len(tokens) > 1 else None, self._eos_ids, len(self._reqs))
-        by_layer = {layer: torch.stack([step[layer] for step in steps]) for layer in steps[0]}
-        row_of = {req.rid: row for row, req in enumerate(self._batch.reqs)}
-        drafted = []
-        for req in self._reqs:
-            row = row_of[req.rid]
-            queries = {layer: stacked[: votes[row], row] for layer, stacked in by_layer.items()}
-            table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
-            drafted.append(DraftedPrompt(queries, table[: len(req.origin_input_ids)].long()))
-        return drafted
-
     @property
     def _eos_ids(self) -> list[int]:
         return sorted(self._runner.model_config.hf_eos_token_id or ())
@@ -151,12 +182,8 @@ def _draft_req(index: int, ids: array) -> Req:
     params = SamplingParams(temperature=0, max_new_tokens=1)
     params.normalize(None)
     req = Req(rid=str(index), origin_input_text="", origin_input_ids=ids, sampling_params=params)
-    req.full_untruncated_fill_ids, req.logprob_start_len = ids, -1
+    req.logprob_start_len = -1
     return req
-
-
-def _cat(parts: list[dict[int, torch.Tensor]]) -> dict[int, torch.Tensor]:
-    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _votes(generated: torch.Tensor | None, eos_ids: list[int], n_prompts: int) -> list[int]:

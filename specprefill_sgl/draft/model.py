@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.draft.capture import QueryCapture
-from specprefill_sgl.draft.group import DraftedPrompt, DraftGroup
+from specprefill_sgl.draft.group import DraftGroup
 
 MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
 
@@ -71,6 +73,14 @@ class DraftModel:
             memory_pool_config=MemoryPoolConfig(max_total_num_tokens=self.max_tokens, max_running_requests=MAX_PROMPTS),
         )
         self._runner.alloc_memory_pool()
+        self._tree = RadixCache(
+            CacheInitParams(
+                disable=scheduler.server_args.disable_radix_cache,
+                req_to_token_pool=self._runner.req_to_token_pool,
+                token_to_kv_pool_allocator=self._runner.token_to_kv_pool_allocator,
+                page_size=page,
+            )
+        )
         self._capture: QueryCapture | None = None
 
     def init_attention_backend(self) -> None:
@@ -87,32 +97,36 @@ class DraftModel:
         """KV slots one prompt takes while it is drafted, page rounding included."""
         return -(-(prompt_tokens + self.config.lookahead) // self.page_size) * self.page_size
 
-    def draft(self, prompts: Sequence[array]) -> list[DraftedPrompt]:
-        """Draft prompts that fit the pool together; `clear` must follow."""
+    def begin(self, prompts: Sequence[array]) -> DraftGroup:
+        """Start on prompts that fit the pool together; only one group at a time."""
         assert self._capture is not None
-        group = DraftGroup(
+        return DraftGroup(
             self._runner,
             self._capture,
+            self._tree,
             prompts,
             lookahead=self.config.lookahead,
             chunk_tokens=self.chunk_tokens,
         )
-        return group.run()
 
     def clear(self) -> None:
-        """Empty both pools, whatever state a forward left them in."""
+        """Empty the cache and both pools, whatever state a forward left them in; no group may be in progress."""
+        self._tree.reset()
         self._runner.req_to_token_pool.clear()
         self._runner.token_to_kv_pool_allocator.clear()
 
-    def synchronize(self) -> None:
-        """Wait for the current stream of the draft's device, so that times are of work that is done."""
-        device = torch.device(self._runner.device)
-        if device.type != "cpu":
-            torch.get_device_module(device).current_stream().synchronize()
+    @property
+    def device(self) -> torch.device:
+        """Where the draft runs."""
+        return torch.device(self._runner.device)
+
+    def cached_tokens(self) -> int:
+        """Slots of the KV pool that hold keys of earlier prompts and can be evicted."""
+        return self._tree.evictable_size()
 
     def available_tokens(self) -> int:
-        """Free slots of the KV pool."""
-        return self._runner.token_to_kv_pool_allocator.available_size()
+        """Slots of the KV pool that are free or can be evicted."""
+        return self._runner.token_to_kv_pool_allocator.available_size() + self._tree.evictable_size()
 
     def available_rows(self) -> int:
         """Free rows of the request table."""

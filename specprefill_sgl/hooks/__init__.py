@@ -48,6 +48,7 @@ HOOKS = (
         "scheduler:speculate",
         ("self", "prefill_delayer_single_pass", "running_batch"),
     ),
+    Hook(f"{_SCHEDULER}.flush_cache", "AFTER", "scheduler:flush", ("self", "empty_cache")),
     Hook(f"{_SCHEDULER}.get_internal_state", "AFTER", "scheduler:add_internal_state", ("self", "recv_req")),
     Hook(
         "sglang.srt.constrained.grammar_manager.GrammarManager.has_waiting_grammars",

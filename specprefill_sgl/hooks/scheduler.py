@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from specprefill_sgl import __version__, compat, skipcode
-from specprefill_sgl.eligibility import dense_reason
+from specprefill_sgl.eligibility import ABORTED, dense_reason
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.stage import Outcome, Prompt, Stage
+from specprefill_sgl.stage import MAX_PROMPTS, Outcome, Prompt, Stage
 from specprefill_sgl.state import PromptState, attach, state_of
 
 logger = logging.getLogger(__name__)
 
 _STAGE = "_spec_prefill_stage"
+_GROUP = "_spec_prefill_group"  # requests of the group in progress
 _DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
 
 
@@ -70,7 +71,9 @@ def stage_of(scheduler: Any) -> Stage | None:
 
 
 def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, running_batch: Any) -> Any:
-    """AROUND Scheduler._get_new_batch_prefill_raw: draft the next group, then let SGLang admit what is decided.
+    """AROUND Scheduler._get_new_batch_prefill_raw: one draft forward, then let SGLang admit what is decided.
+
+    So running requests decode, and requests that need no draft are prefilled, between two forwards of a long prompt's draft.
 
     Requests whose draft is still to come stay in the waiting queue but are hidden from this call, so that aborts, time-outs,
     limits and metrics keep working on them.
@@ -82,10 +85,8 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
             _see(req, stage)
-    undecided = _undecided(scheduler)
-    if undecided and _may_draft(scheduler, running_batch, undecided[0]):
-        undecided = undecided[_draft(scheduler, stage, undecided) :]
-    with _hidden(scheduler, undecided):
+    _draft(scheduler, stage, running_batch)
+    with _hidden(scheduler, _undecided(scheduler)):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
 
 
@@ -95,6 +96,13 @@ def no_grammar_behind_the_stage(ready: bool, grammar_manager: Any) -> bool | Non
     Otherwise SGLang would queue and admit such a request inside the call the stage wraps, undrafted.
     """
     return False if getattr(grammar_manager, _STAGE, False) else None
+
+
+def flush(flushed: bool, scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
+    """AFTER Scheduler.flush_cache: the draft's cache too."""
+    stage = stage_of(scheduler)
+    if flushed and stage is not None:
+        stage.clear()
 
 
 def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
@@ -108,6 +116,7 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
         "draft_max_tokens": draft.max_tokens,
         "draft_available_tokens": draft.available_tokens(),
+        "draft_cached_tokens": draft.cached_tokens(),
         "draft_available_requests": draft.available_rows(),
         "draft_context_len": draft.context_len,
     }
@@ -166,21 +175,38 @@ def _undecided(scheduler: Any) -> list[Any]:
     return waiting
 
 
-def _draft(scheduler: Any, stage: Stage, undecided: list[Any]) -> int:
-    """Draft the head of the queue; returns how many requests were decided."""
-    prompts = [_prompt(req, stage) for req in undecided]
-    size = stage.group_size(prompts)
+def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
+    """One draft forward, of the group in progress or of a new one from the head of the queue."""
+    if not stage.is_drafting:
+        undecided = _undecided(scheduler)
+        if not undecided or not _may_draft(scheduler, running_batch, undecided[0]):
+            return
+        prompts = [_prompt(req, stage) for req in undecided[:MAX_PROMPTS]]
+        size = stage.group_size(prompts)
+        stage.begin(prompts[:size])
+        setattr(scheduler, _GROUP, undecided[:size])
+    group = getattr(scheduler, _GROUP)
+    waiting = {id(req) for req in scheduler.waiting_queue}
+    wanted = [id(req) in waiting for req in group]
+    if not any(wanted):
+        stage.drop()
+        return
+    for index in (index for index, one in enumerate(wanted) if not one):
+        stage.cancel(index)
     with _forward_stream(scheduler):
-        outcomes = stage.run(prompts[:size])
-    for req, outcome in zip(undecided, outcomes, strict=False):
-        _decide(req, outcome)
-    return size
+        outcomes = stage.advance()
+    if outcomes is not None:
+        for req, outcome, one in zip(group, outcomes, wanted, strict=True):
+            if one:
+                _decide(req, outcome)
 
 
 def _decide(req: Any, outcome: Outcome) -> None:
     """Record the outcome and, if tokens are dropped, make the request's prompt the skip-coded kept tokens."""
     state = state_of(req)
     assert state is not None
+    if state.prompt_tokens != len(req.origin_input_ids):  # an abort replaced the prompt while it was drafted
+        outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
     if not state.is_sparse:
         return

@@ -27,7 +27,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "prompt_tokens": state.prompt_tokens,
         "kept_tokens": kept_tokens,
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
-        "draft_cached_tokens": 0,
+        "draft_cached_tokens": outcome.draft_cached_tokens,
         "draft_ms": round(outcome.draft_ms, 3),
         "score_ms": round(outcome.score_ms, 3),
     }

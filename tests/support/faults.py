@@ -15,25 +15,35 @@ def on(name):
 
 
 def register():
+    import torch.distributed
+    from specprefill_sgl.draft.drafting import Drafting
     from specprefill_sgl.draft.group import DraftGroup
-    from specprefill_sgl.stage import Stage
 
-    decode, votes = DraftGroup._decode, Stage._votes
+    decode, votes = DraftGroup._decode, Drafting._votes
 
-    def failing_decode(self, tokens):
+    step = DraftGroup.step
+
+    def slow_step(self):
+        if on("slow_step"):
+            time.sleep(0.2)
+        return step(self)
+
+    DraftGroup.step = slow_step
+
+    def failing_decode(self):
         if on("slow_draft"):
             time.sleep(0.3)
         if on("draft"):
             raise RuntimeError("injected draft fault")
-        return decode(self, tokens)
+        return decode(self)
 
     def failing_votes(self, drafted):
-        if on("score") or (on("score_on_rank_1") and not self._ranks.is_first):
+        if on("score") or (on("score_on_rank_1") and torch.distributed.get_rank() == 1):
             raise RuntimeError("injected scoring fault")
         result = votes(self, drafted)
         return result * float("nan") if on("nan") else result
 
-    DraftGroup._decode, Stage._votes = failing_decode, failing_votes
+    DraftGroup._decode, Drafting._votes = failing_decode, failing_votes
 """
 
 
