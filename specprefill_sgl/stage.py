@@ -21,11 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt to speculate on: token ids (`array('q')`), the fraction of chunks to keep, spans that are always kept."""
+    """A prompt to speculate on.
+
+    Attributes
+    ----------
+    ids : array('q') [prompt_tokens]
+    keep_ratio : float
+        Fraction of the chunks to keep, of those that are not cached.
+    protect : tuple of (start, end)
+        Spans that are always kept, in tokens.
+    cached : int
+        Tokens at the start whose KV the target's radix cache holds, undropped: they are kept for free.
+    """
 
     ids: array
     keep_ratio: float
     protect: tuple[tuple[int, int], ...] = ()
+    cached: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,17 +47,21 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     positions : int64 [kept_tokens] or None
         Kept original positions, ascending; None: prefill dense, for `reason`.
-    draft_ms, score_ms : float
-        Time of the group the prompt was drafted in: draft forwards, and scoring with selection. Milliseconds.
+    draft_ms, score_ms, select_ms : float
+        Time of the group the prompt was drafted in: draft forwards, scoring, selection. Milliseconds.
     draft_cached_tokens : int
         Prompt tokens whose keys the draft had already.
+    cached_tokens : int
+        Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
     """
 
     positions: np.ndarray | None
     reason: str | None = None
     draft_ms: float = 0.0
     score_ms: float = 0.0
+    select_ms: float = 0.0
     draft_cached_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Stage:
@@ -70,8 +86,10 @@ class Stage:
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
         n_tokens = len(prompt.ids)
-        if selection.keeps_everything(self._forced(prompt), prompt.keep_ratio):
-            return Outcome(positions=np.arange(n_tokens))
+        if n_tokens - prompt.cached < (self.config.min_tokens if prompt.cached else 0):
+            return Outcome(positions=None, reason=eligibility.PREFIX_CACHED)
+        if selection.keeps_everything(self._forced(prompt)[self._free(prompt) :], prompt.keep_ratio):
+            return Outcome(positions=np.arange(n_tokens), cached_tokens=prompt.cached)
         if n_tokens + self.config.lookahead > self.draft.context_len:
             return Outcome(positions=None, reason=eligibility.DRAFT_CONTEXT)
         if self.draft.tokens_needed(n_tokens) > self.draft.max_tokens:
@@ -94,7 +112,7 @@ class Stage:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
         assert self._prompts is None
         self._prompts, self._drafting = list(prompts), None
-        self._draft_timer, self._score_timer = DeviceTimer(self.draft.device), DeviceTimer(self.draft.device)
+        self._timers = {name: DeviceTimer(self.draft.device) for name in ("draft", "score", "select")}
 
     @property
     def is_drafting(self) -> bool:
@@ -119,12 +137,12 @@ class Stage:
         votes: list[torch.Tensor | None] | None = None
         error: str | None = None
         try:
-            with self._draft_timer.span():
+            with self._timers["draft"].span():
                 if self._drafting is None:
                     self._drafting = self.source(self._prompts)
                 done = self._drafting.step()
             if done:
-                with self._score_timer.span():
+                with self._timers["score"].span():
                     votes = self._drafting.votes()
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
@@ -154,49 +172,62 @@ class Stage:
         assert self._prompts is not None
         assert self._drafting is not None
         prompts, cached = self._prompts, self._drafting.cached
-        with self._score_timer.span():
+        with self._timers["select"].span():
             chosen = self._select(prompts, votes)
         if chosen is None:
             return self._failed()
         self._drafting.release()
         self._prompts = self._drafting = None
-        draft_ms, score_ms = self._draft_timer.total_ms(), self._score_timer.total_ms()
+        draft_ms, score_ms, select_ms = (timer.total_ms() for timer in self._timers.values())
         outcomes = [
             Outcome(
-                positions=selection.chunk_positions(chunks, len(prompt.ids), self.config.chunk_size),
+                positions=positions,
                 draft_ms=draft_ms,
                 score_ms=score_ms,
+                select_ms=select_ms,
                 draft_cached_tokens=already,
+                cached_tokens=prompt.cached,
             )
-            for prompt, chunks, already in zip(prompts, chosen, cached, strict=True)
+            for prompt, positions, already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
             logger.info(
-                "Spec prefill batch, #prompt: %d, #token: %d, #cached: %d, #kept: %d, draft ms: %.1f, score ms: %.1f",
+                "Spec prefill batch, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
+                "draft ms: %.1f, score ms: %.1f, select ms: %.1f",
                 len(prompts),
                 sum(len(prompt.ids) for prompt in prompts),
                 sum(cached),
-                sum(len(outcome.positions) for outcome in outcomes if outcome.positions is not None),
+                sum(len(positions) for positions in chosen),
                 draft_ms,
                 score_ms,
+                select_ms,
             )
         return outcomes
 
     def _select(self, prompts: Sequence[Prompt], votes: Sequence[torch.Tensor | None]) -> list[np.ndarray] | None:
-        """Rank 0's kept chunks per prompt, or None if scores are unusable; a cancelled prompt keeps what is forced."""
+        """Rank 0's kept positions per prompt, or None if scores are unusable; a cancelled prompt keeps nothing."""
         scores = [None if one is None else self._scores(one) for one in votes]
         chosen: list[np.ndarray] | None = None
         if self._ranks.is_first:
             try:
                 chosen = [
-                    np.flatnonzero(self._forced(prompt))
-                    if score is None
-                    else selection.select_chunks(score, self._forced(prompt), prompt.keep_ratio)
+                    np.arange(0) if score is None else self._positions(prompt, score)
                     for prompt, score in zip(prompts, scores, strict=True)
                 ]
             except ValueError:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
+
+    def _positions(self, prompt: Prompt, scores: np.ndarray) -> np.ndarray:
+        """What is cached, and the best of the chunks after it."""
+        free = self._free(prompt)
+        chunks: np.ndarray = free + selection.select_chunks(scores[free:], self._forced(prompt)[free:], prompt.keep_ratio)
+        positions = selection.chunk_positions(chunks, len(prompt.ids), self.config.chunk_size)
+        return np.union1d(np.arange(prompt.cached), positions)
+
+    def _free(self, prompt: Prompt) -> int:
+        """Whole chunks that are cached; the last chunk never is, since SGLang always prefills the last token."""
+        return prompt.cached // self.config.chunk_size
 
     def _scores(self, votes: torch.Tensor) -> np.ndarray:
         return chunk_scores(self._ranks.maximum(votes), self.config.chunk_size).cpu().numpy()

@@ -124,9 +124,13 @@ class DraftModel:
         """Slots of the KV pool that hold keys of earlier prompts and can be evicted."""
         return self._tree.evictable_size()
 
+    def free_tokens(self) -> int:
+        """Slots of the KV pool that hold nothing."""
+        return self._runner.token_to_kv_pool_allocator.available_size()
+
     def available_tokens(self) -> int:
         """Slots of the KV pool that are free or can be evicted."""
-        return self._runner.token_to_kv_pool_allocator.available_size() + self._tree.evictable_size()
+        return self.free_tokens() + self._tree.evictable_size()
 
     def available_rows(self) -> int:
         """Free rows of the request table."""

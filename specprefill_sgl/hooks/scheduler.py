@@ -11,6 +11,7 @@ import torch
 from specprefill_sgl import __version__, compat, skipcode
 from specprefill_sgl.eligibility import ABORTED, dense_reason
 from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.observability.metrics import Metrics
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.stage import MAX_PROMPTS, Outcome, Prompt, Stage
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _STAGE = "_spec_prefill_stage"
 _GROUP = "_spec_prefill_group"  # requests of the group in progress
+_METRICS = "_spec_prefill_metrics"
 _DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
 
 
@@ -84,7 +86,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     _admit_ready_grammars(scheduler)
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
-            _see(req, stage)
+            _see(scheduler, req, stage)
     _draft(scheduler, stage, running_batch)
     with _hidden(scheduler, _undecided(scheduler)):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
@@ -119,7 +121,18 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
         "draft_cached_tokens": draft.cached_tokens(),
         "draft_available_requests": draft.available_rows(),
         "draft_context_len": draft.context_len,
+        "counters": _metrics(scheduler).as_dict(),
     }
+
+
+def _metrics(scheduler: Any) -> Metrics:
+    """The scheduler's counters; made on first use, when SGLang's own collector exists."""
+    metrics = getattr(scheduler, _METRICS, None)
+    if metrics is None:
+        collector = getattr(scheduler.metrics_reporter, "metrics_collector", None)
+        metrics = Metrics(None if collector is None else dict(collector.labels))
+        setattr(scheduler, _METRICS, metrics)
+    return metrics
 
 
 def _admit_ready_grammars(scheduler: Any) -> None:
@@ -129,7 +142,7 @@ def _admit_ready_grammars(scheduler: Any) -> None:
             scheduler._add_request_to_queue(req)
 
 
-def _see(req: Any, stage: Stage) -> None:
+def _see(scheduler: Any, req: Any, stage: Stage) -> None:
     """First sight of a request: read its options; decide at once where no draft is needed or possible."""
     try:
         options = parse(req.sampling_params.custom_params)
@@ -139,10 +152,9 @@ def _see(req: Any, stage: Stage) -> None:
     state = PromptState(options, len(req.origin_input_ids))
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
-    if reason is not None:
-        state.decide(Outcome(positions=None, reason=reason))
-    elif (outcome := stage.without_draft(_prompt(req, stage))) is not None:
-        state.decide(outcome)
+    outcome = stage.without_draft(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
+    if outcome is not None:
+        _decide(scheduler, req, outcome)
 
 
 def _outcome(req: Any) -> Outcome | None:
@@ -150,10 +162,19 @@ def _outcome(req: Any) -> Outcome | None:
     return None if state is None else state.outcome
 
 
-def _prompt(req: Any, stage: Stage) -> Prompt:
+def _prompt(req: Any, stage: Stage, cached: int = 0) -> Prompt:
     options = state_of(req).options  # type: ignore[union-attr]
     keep_ratio = stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio
-    return Prompt(ids=req.origin_input_ids, keep_ratio=keep_ratio, protect=options.protect)
+    return Prompt(ids=req.origin_input_ids, keep_ratio=keep_ratio, protect=options.protect, cached=cached)
+
+
+def _cached(scheduler: Any, req: Any) -> int:
+    """Leading prompt tokens that SGLang's radix cache holds, undropped: plain ids match plain ids only."""
+    from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+
+    key = RadixKey(req.origin_input_ids, req.extra_key, limit=len(req.origin_input_ids) - 1, cache_salt=req.cache_salt)
+    return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
 
 
 def _may_draft(scheduler: Any, running_batch: Any, head: Any) -> bool:
@@ -175,16 +196,31 @@ def _undecided(scheduler: Any) -> list[Any]:
     return waiting
 
 
+def _begin(scheduler: Any, stage: Stage, running_batch: Any) -> bool:
+    """Form a group of the head of the queue; whether there is one. What turns out to need no draft is decided here."""
+    group, prompts = [], []
+    undecided = _undecided(scheduler)
+    if not undecided or not _may_draft(scheduler, running_batch, undecided[0]):
+        return False
+    for req in undecided[:MAX_PROMPTS]:
+        prompt = _prompt(req, stage, _cached(scheduler, req))
+        if prompt.cached and (outcome := stage.without_draft(prompt)) is not None:
+            _decide(scheduler, req, outcome)
+        else:
+            group.append(req)
+            prompts.append(prompt)
+    if not prompts:
+        return False
+    size = stage.group_size(prompts)
+    stage.begin(prompts[:size])
+    setattr(scheduler, _GROUP, group[:size])
+    return True
+
+
 def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
     """One draft forward, of the group in progress or of a new one from the head of the queue."""
-    if not stage.is_drafting:
-        undecided = _undecided(scheduler)
-        if not undecided or not _may_draft(scheduler, running_batch, undecided[0]):
-            return
-        prompts = [_prompt(req, stage) for req in undecided[:MAX_PROMPTS]]
-        size = stage.group_size(prompts)
-        stage.begin(prompts[:size])
-        setattr(scheduler, _GROUP, undecided[:size])
+    if not stage.is_drafting and not _begin(scheduler, stage, running_batch):
+        return
     group = getattr(scheduler, _GROUP)
     waiting = {id(req) for req in scheduler.waiting_queue}
     wanted = [id(req) in waiting for req in group]
@@ -195,19 +231,24 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
         stage.cancel(index)
     with _forward_stream(scheduler):
         outcomes = stage.advance()
-    if outcomes is not None:
-        for req, outcome, one in zip(group, outcomes, wanted, strict=True):
-            if one:
-                _decide(req, outcome)
+    if outcomes is None:
+        return
+    metrics = _metrics(scheduler)
+    metrics.drafted(outcomes, sum(len(req.origin_input_ids) for req in group))
+    metrics.pool(stage.draft.max_tokens - stage.draft.free_tokens())
+    for req, outcome, one in zip(group, outcomes, wanted, strict=True):
+        if one:
+            _decide(scheduler, req, outcome)
 
 
-def _decide(req: Any, outcome: Outcome) -> None:
+def _decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     """Record the outcome and, if tokens are dropped, make the request's prompt the skip-coded kept tokens."""
     state = state_of(req)
     assert state is not None
     if state.prompt_tokens != len(req.origin_input_ids):  # an abort replaced the prompt while it was drafted
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
+    _metrics(scheduler).decided(outcome, state.prompt_tokens)
     if not state.is_sparse:
         return
     assert outcome.positions is not None

@@ -29,7 +29,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
         "draft_cached_tokens": outcome.draft_cached_tokens,
         "draft_ms": round(outcome.draft_ms, 3),
-        "score_ms": round(outcome.score_ms, 3),
+        "score_ms": round(outcome.score_ms + outcome.select_ms, 3),
     }
     if final and state.options.return_positions:
         kept = outcome.positions

@@ -1,0 +1,99 @@
+"""Counts of what Speculative Prefill did: always in `/server_info`, and for Prometheus with `--enable-metrics`."""
+
+from collections import Counter
+from typing import Any
+
+from specprefill_sgl.stage import Outcome
+
+_STAGES = ("draft", "score", "select")
+_RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
+
+
+class Metrics:
+    """Counters of one scheduler.
+
+    Parameters
+    ----------
+    labels : dict[str, str] or None
+        SGLang's own metric labels; None where this process exports no metrics.
+    """
+
+    def __init__(self, labels: dict[str, str] | None):
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.draft_tokens: Counter[str] = Counter()
+        self._prometheus = None if labels is None else _Prometheus(labels)
+
+    def decided(self, outcome: Outcome, prompt_tokens: int) -> None:
+        """One request, once, when its outcome is known."""
+        how, reason = ("dense", outcome.reason or "") if outcome.positions is None else ("sparse", "")
+        kept = prompt_tokens if outcome.positions is None else len(outcome.positions)
+        tokens = {"kept": kept - outcome.cached_tokens, "dropped": prompt_tokens - kept, "cached": outcome.cached_tokens}
+        self.requests[how, reason] += 1
+        self.tokens.update(tokens)
+        if self._prometheus is not None:
+            self._prometheus.decided(how, reason, tokens, kept / max(prompt_tokens, 1))
+
+    def drafted(self, outcomes: list[Outcome], prompt_tokens: int) -> None:
+        """One group of requests that shared a draft."""
+        first = outcomes[0]
+        cached = sum(one.draft_cached_tokens for one in outcomes)
+        self.draft_tokens.update({"cached": cached, "read": prompt_tokens - cached})
+        if self._prometheus is not None:
+            seconds = (first.draft_ms / 1e3, first.score_ms / 1e3, first.select_ms / 1e3)
+            self._prometheus.drafted(dict(zip(_STAGES, seconds, strict=True)), cached)
+
+    def pool(self, used: int) -> None:
+        """Slots of the draft's KV pool in use, cached prompts included."""
+        if self._prometheus is not None:
+            self._prometheus.pool_used.set(used)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for `/server_info`."""
+        requests = {how if not reason else f"{how}:{reason}": count for (how, reason), count in sorted(self.requests.items())}
+        return {"requests": requests, "prompt_tokens": dict(self.tokens), "draft_tokens": dict(self.draft_tokens)}
+
+
+class _Prometheus:
+    def __init__(self, labels: dict[str, str]):
+        # SGLang sets PROMETHEUS_MULTIPROC_DIR first, so this must not be imported earlier
+        from prometheus_client import Counter as PrometheusCounter
+        from prometheus_client import Gauge, Histogram
+
+        self._labels = labels
+        names = list(labels)
+        prefix = "sglang:spec_prefill_"
+        self._requests = PrometheusCounter(
+            prefix + "requests_total", "Requests by what Speculative Prefill did.", [*names, "outcome", "reason"]
+        )
+        self._tokens = PrometheusCounter(
+            prefix + "prompt_tokens_total", "Prompt tokens by what happened to them.", [*names, "disposition"]
+        )
+        self._draft_cached = PrometheusCounter(
+            prefix + "draft_cached_tokens_total", "Prompt tokens found in the draft's prefix cache.", names
+        ).labels(**labels)
+        self._keep_ratio = Histogram(
+            prefix + "keep_ratio", "Fraction of a sparse prompt that was kept.", names, buckets=_RATIOS
+        ).labels(**labels)
+        self._seconds = Histogram(
+            prefix + "stage_seconds", "Seconds of a speculation batch, by stage.", [*names, "stage"], buckets=_SECONDS
+        )
+        self.pool_used = Gauge(
+            prefix + "draft_pool_used_tokens",
+            "Slots of the draft's KV pool in use, cached prompts included.",
+            names,
+            multiprocess_mode="mostrecent",
+        ).labels(**labels)
+
+    def decided(self, how: str, reason: str, tokens: dict[str, int], keep_ratio: float) -> None:
+        self._requests.labels(**self._labels, outcome=how, reason=reason).inc()
+        for disposition, count in tokens.items():
+            self._tokens.labels(**self._labels, disposition=disposition).inc(count)
+        if how == "sparse":
+            self._keep_ratio.observe(keep_ratio)
+
+    def drafted(self, seconds: dict[str, float], cached: int) -> None:
+        self._draft_cached.inc(cached)
+        for stage, value in seconds.items():
+            self._seconds.labels(**self._labels, stage=stage).observe(value)
