@@ -72,3 +72,23 @@ def chunk_positions(chunks: np.ndarray, n_tokens: int, chunk_size: int) -> np.nd
     """Token positions of the given chunks, int64 [kept_tokens]."""
     positions = (chunks[:, None] * chunk_size + np.arange(chunk_size)).ravel()
     return positions[positions < n_tokens]
+
+
+def leading_run(positions: np.ndarray) -> int:
+    """How many positions from 0 on are kept without a gap; `positions` ascend."""
+    gaps = np.flatnonzero(positions != np.arange(len(positions)))
+    return int(gaps[0]) if len(gaps) else len(positions)
+
+
+def select_after(free: int, scores: np.ndarray, forced: np.ndarray, keep_ratio: float) -> np.ndarray:
+    """Kept chunks where the first `free` cost nothing and the budget is for the rest: int64, ascending.
+
+    Chosen chunks that lengthen the free prefix count as free too, until nothing changes. So the next prompt that finds this
+    one's prefix in a cache chooses the same chunks.
+    """
+    while True:
+        chosen: np.ndarray = free + select_chunks(scores[free:], forced[free:], keep_ratio)
+        longer = free + leading_run(chosen - free)
+        if longer == free or longer == len(scores):
+            return np.concatenate([np.arange(free), chosen])
+        free = longer

@@ -2,7 +2,7 @@
 
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.scoring.torch_scoring import chunk_scores
 from specprefill_sgl.skipcode import as_numpy
+from specprefill_sgl.turns import Turn, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,18 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         Spans that are always kept, in tokens.
     cached : int
         Tokens at the start whose KV the target's radix cache holds, undropped: they are kept for free.
+    kept : int64 [tokens] or None
+        What an earlier turn of this prompt prefilled, its answer included, in that order: it stays in front.
+    min_tokens : int
+        If fewer are not cached, there is nothing to gain.
     """
 
     ids: array
     keep_ratio: float
     protect: tuple[tuple[int, int], ...] = ()
     cached: int = 0
+    kept: np.ndarray | None = None
+    min_tokens: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +87,19 @@ class Stage:
     def __init__(self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int):
         self.config, self.draft = config, draft
         self._ranks, self._vocab_size = ranks, vocab_size
+        self.turns = Turns()
         self._prompts: list[Prompt] | None = None  # of the group in progress
         self._drafting: Drafting | None = None
 
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
         n_tokens = len(prompt.ids)
-        if n_tokens - prompt.cached < (self.config.min_tokens if prompt.cached else 0):
+        if (turn := self.turns.repeated(prompt.ids, _settings(prompt))) is not None:
+            return Outcome(positions=turn.positions, draft_cached_tokens=n_tokens)
+        if prompt.kept is None and prompt.cached and n_tokens - prompt.cached < prompt.min_tokens:
             return Outcome(positions=None, reason=eligibility.PREFIX_CACHED)
-        if selection.keeps_everything(self._forced(prompt)[self._free(prompt) :], prompt.keep_ratio):
-            return Outcome(positions=np.arange(n_tokens), cached_tokens=prompt.cached)
+        if selection.keeps_everything(self._forced(prompt), prompt.keep_ratio):
+            return Outcome(positions=np.arange(n_tokens))
         if n_tokens + self.config.lookahead > self.draft.context_len:
             return Outcome(positions=None, reason=eligibility.DRAFT_CONTEXT)
         if self.draft.tokens_needed(n_tokens) > self.draft.max_tokens:
@@ -107,6 +117,12 @@ class Stage:
             if size and (tokens > self.draft.chunk_tokens or slots > self.draft.max_tokens):
                 return size
         return min(len(prompts), MAX_PROMPTS)
+
+    def remember(self, prompt: Prompt, outcome: Outcome, answer: Callable[[], array | None]) -> None:
+        """Keep what was selected, for the same prompt again and for the turn after it."""
+        assert outcome.positions is not None
+        settings = _settings(prompt)
+        self.turns.add(Turn(ids=prompt.ids, positions=outcome.positions, settings=settings, answer=answer))
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
@@ -160,6 +176,7 @@ class Stage:
     def clear(self) -> None:
         """Drop the group in progress and everything the draft remembers."""
         self._prompts = self._drafting = None
+        self.turns.clear()
         self.draft.clear()
 
     def _failed(self) -> list[Outcome]:
@@ -186,7 +203,7 @@ class Stage:
                 score_ms=score_ms,
                 select_ms=select_ms,
                 draft_cached_tokens=already,
-                cached_tokens=prompt.cached,
+                cached_tokens=prompt.cached if prompt.kept is None else len(prompt.kept),
             )
             for prompt, positions, already in zip(prompts, chosen, cached, strict=True)
         ]
@@ -219,15 +236,16 @@ class Stage:
         return self._ranks.from_first(chosen)
 
     def _positions(self, prompt: Prompt, scores: np.ndarray) -> np.ndarray:
-        """What is cached, and the best of the chunks after it."""
-        free = self._free(prompt)
-        chunks: np.ndarray = free + selection.select_chunks(scores[free:], self._forced(prompt)[free:], prompt.keep_ratio)
-        positions = selection.chunk_positions(chunks, len(prompt.ids), self.config.chunk_size)
-        return np.union1d(np.arange(prompt.cached), positions)
-
-    def _free(self, prompt: Prompt) -> int:
-        """Whole chunks that are cached; the last chunk never is, since SGLang always prefills the last token."""
-        return prompt.cached // self.config.chunk_size
+        """The best chunks; what an earlier turn kept comes before them, what is cached undropped is not paid for."""
+        forced, size = self._forced(prompt), self.config.chunk_size
+        chunks = selection.select_chunks(scores, forced, prompt.keep_ratio)
+        positions = selection.chunk_positions(chunks, len(prompt.ids), size)
+        if prompt.kept is not None:
+            return np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
+        if selection.leading_run(positions) >= prompt.cached:
+            return positions
+        chunks = selection.select_after(prompt.cached // size, scores, forced, prompt.keep_ratio)
+        return np.union1d(np.arange(prompt.cached), selection.chunk_positions(chunks, len(prompt.ids), size))
 
     def _scores(self, votes: torch.Tensor) -> np.ndarray:
         return chunk_scores(self._ranks.maximum(votes), self.config.chunk_size).cpu().numpy()
@@ -239,3 +257,8 @@ class Stage:
             keep_first=self.config.keep_first,
             protect=prompt.protect,
         )
+
+
+def _settings(prompt: Prompt) -> tuple:
+    """What the selection depends on besides the ids."""
+    return prompt.keep_ratio, prompt.protect

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
 
 from specprefill_sgl import __version__, compat, skipcode
@@ -162,10 +164,23 @@ def _outcome(req: Any) -> Outcome | None:
     return None if state is None else state.outcome
 
 
-def _prompt(req: Any, stage: Stage, cached: int = 0) -> Prompt:
+def _prompt(req: Any, stage: Stage) -> Prompt:
     options = state_of(req).options  # type: ignore[union-attr]
-    keep_ratio = stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio
-    return Prompt(ids=req.origin_input_ids, keep_ratio=keep_ratio, protect=options.protect, cached=cached)
+    return Prompt(
+        ids=req.origin_input_ids,
+        keep_ratio=stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio,
+        min_tokens=stage.config.min_tokens if options.min_tokens is None else options.min_tokens,
+        protect=options.protect,
+    )
+
+
+def _in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
+    """The prompt with what earlier requests left: an earlier turn of it, or an undropped prefix in the radix cache."""
+    prompt = _prompt(req, stage)
+    if (earlier := stage.turns.continued(prompt.ids)) is not None:
+        turn, end = earlier
+        return msgspec.structs.replace(prompt, kept=np.concatenate([turn.positions, np.arange(len(turn.ids), end)]))
+    return msgspec.structs.replace(prompt, cached=_cached(scheduler, req))
 
 
 def _cached(scheduler: Any, req: Any) -> int:
@@ -203,8 +218,8 @@ def _begin(scheduler: Any, stage: Stage, running_batch: Any) -> bool:
     if not undecided or not _may_draft(scheduler, running_batch, undecided[0]):
         return False
     for req in undecided[:MAX_PROMPTS]:
-        prompt = _prompt(req, stage, _cached(scheduler, req))
-        if prompt.cached and (outcome := stage.without_draft(prompt)) is not None:
+        prompt = _in_context(scheduler, req, stage)
+        if (outcome := stage.without_draft(prompt)) is not None:
             _decide(scheduler, req, outcome)
         else:
             group.append(req)
@@ -252,11 +267,25 @@ def _decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     if not state.is_sparse:
         return
     assert outcome.positions is not None
+    stage = stage_of(scheduler)
+    assert stage is not None
+    stage.remember(_prompt(req, stage), outcome, _answer_of(req))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)
     req.origin_input_ids = coded
     req.full_untruncated_fill_ids = array("q")
+
+
+def _answer_of(req: Any) -> Callable[[], array | None]:
+    """The generated ids, once the request has ended otherwise than by an abort."""
+
+    def answer() -> array | None:
+        if not req.finished() or req.finished_reason.to_json()["type"] == "abort":
+            return None
+        return array("q", req.output_ids)
+
+    return answer
 
 
 @contextlib.contextmanager

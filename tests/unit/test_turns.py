@@ -1,0 +1,128 @@
+"""What is remembered of earlier prompts: found by hash, believed only by its ids, bounded."""
+
+from array import array
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specprefill_sgl import selection, turns
+from specprefill_sgl.turns import Turn, Turns
+
+
+def ids_of(*parts):
+    return array("q", [token for part in parts for token in part])
+
+
+def turn_of(ids, answer=None, settings=(0.2, ())):
+    return Turn(ids=ids, positions=np.arange(0, len(ids), 2), settings=settings, answer=lambda: answer)
+
+
+PROMPT = range(1000, 1200)
+ANSWER = array("q", range(7, 17))
+NEW = range(500, 530)
+
+
+def test_the_same_prompt_with_the_same_settings_is_found():
+    known = Turns()
+    turn = turn_of(ids_of(PROMPT))
+    known.add(turn)
+    assert known.repeated(ids_of(PROMPT), (0.2, ())) is turn
+    assert known.repeated(ids_of(PROMPT), (0.3, ())) is None
+    assert known.repeated(ids_of(PROMPT, [1]), (0.2, ())) is None
+    assert known.repeated(ids_of(range(1001, 1201)), (0.2, ())) is None
+
+
+@pytest.mark.parametrize(
+    ("following", "end"),
+    [
+        ([*ANSWER, *NEW], len(PROMPT) + len(ANSWER)),
+        ([*ANSWER[:-1], *NEW], len(PROMPT) + len(ANSWER) - 1),  # the token that ended the answer is not repeated
+        (list(ANSWER), len(PROMPT) + len(ANSWER) - 1),
+        ([*ANSWER[:-2], *NEW], None),
+        (list(NEW), None),  # another question on the same document
+        ([], None),
+    ],
+)
+def test_a_next_turn_has_the_whole_prompt_and_its_answer_in_front(following, end):
+    known = Turns()
+    turn = turn_of(ids_of(PROMPT), ANSWER)
+    known.add(turn)
+    assert known.continued(ids_of(PROMPT, following)) == (None if end is None else (turn, end))
+
+
+def test_an_answer_that_is_not_final_continues_nothing():
+    known = Turns()
+    known.add(turn_of(ids_of(PROMPT), None))
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
+
+
+def test_the_longest_turn_wins():
+    known = Turns()
+    first = turn_of(ids_of(PROMPT), ANSWER)
+    second = turn_of(ids_of(PROMPT, ANSWER, NEW), array("q", [3, 4]))
+    known.add(second)
+    known.add(first)
+    ids = ids_of(PROMPT, ANSWER, NEW, [3, 4], NEW)
+    assert known.continued(ids) == (second, len(ids) - len(NEW))
+
+
+def test_colliding_hashes_are_not_believed():
+    known = Turns(link=lambda before, block: 1)
+    other, turn = turn_of(ids_of(range(2000, 2200)), ANSWER), turn_of(ids_of(PROMPT), ANSWER)
+    known.add(other)
+    assert known.repeated(ids_of(PROMPT), (0.2, ())) is None
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
+    known.add(turn)
+    assert known.repeated(ids_of(PROMPT), (0.2, ())) is turn
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW))[0] is turn
+
+
+def test_the_table_is_bounded_and_forgets_the_least_recently_used(monkeypatch):
+    monkeypatch.setattr(turns, "MAX_TOKENS", 3 * len(PROMPT))
+    known = Turns()
+    prompts = [ids_of(range(start, start + len(PROMPT))) for start in (0, 1000, 2000, 3000)]
+    for ids in prompts[:3]:
+        known.add(turn_of(ids))
+    assert known.repeated(prompts[0], (0.2, ())) is not None
+    known.add(turn_of(prompts[3]))
+    assert [known.repeated(ids, (0.2, ())) is not None for ids in prompts] == [True, False, True, True]
+    for _ in range(10):
+        known.add(turn_of(prompts[3]))  # replaced, not piled up
+    assert known.repeated(prompts[0], (0.2, ())) is not None
+    known.clear()
+    assert known.repeated(prompts[3], (0.2, ())) is None
+
+
+def test_prompts_shorter_than_a_block_are_not_kept():
+    known = Turns()
+    known.add(turn_of(ids_of(range(10)), ANSWER))
+    assert known.repeated(ids_of(range(10)), (0.2, ())) is None
+    assert known.continued(ids_of(range(10), ANSWER, NEW)) is None
+
+
+@given(st.data())
+def test_selection_after_a_free_prefix_is_settled(data):
+    """Who finds the kept prefix in a cache chooses the same again; the budget is for the rest."""
+    count = data.draw(st.integers(2, 60))
+    scores = np.array(data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count)), dtype=float)
+    forced = selection.forced_chunks(count * 32, chunk_size=32)
+    ratio = data.draw(st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.9]))
+    free = data.draw(st.integers(0, count - 1))
+    chosen = selection.select_after(free, scores, forced, ratio)
+    assert list(chosen) == sorted(set(chosen))
+    assert set(range(free)) <= set(chosen)
+    assert chosen[-1] == count - 1
+    run = selection.leading_run(chosen)
+    if run < count:
+        rest = selection.free_budget(forced[run:], ratio) + int(forced[run:].sum())
+        assert len(chosen) == run + rest
+        assert list(selection.select_after(run, scores, forced, ratio)) == list(chosen)
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_leading_run_counts_from_zero_to_the_first_gap(positions):
+    run = selection.leading_run(np.array(sorted(positions), dtype=np.int64))
+    assert set(range(run)) <= positions
+    assert run not in positions
