@@ -1,0 +1,166 @@
+"""A next turn keeps what the turn before it kept, adds what it needs, and prefills only that."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from specprefill_sgl.skipcode import encode
+from tests.support.server import serve, sparse_options
+from tests.support.tiny_models import prompt_ids
+
+SPARSE = {"spec_prefill_keep_ratio": 0.2, "spec_prefill_return_positions": True}
+
+
+@pytest.fixture(scope="module")
+def pair(pair_of):
+    return pair_of("llama")
+
+
+@pytest.fixture(scope="module")
+def server(pair, tmp_path_factory):
+    target, draft = pair
+    with serve(tmp_path_factory.mktemp("server"), target, *sparse_options(draft)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def uncached(pair, tmp_path_factory):
+    target, draft = pair
+    with serve(tmp_path_factory.mktemp("uncached"), target, *sparse_options(draft), "--disable-radix-cache") as running:
+        yield running
+
+
+def _ask(server, ids, **params):
+    reply = server.generate(ids, custom=SPARSE, params={"max_new_tokens": 12, **params})
+    return reply["output_ids"], reply["meta_info"]["spec_prefill"], reply["meta_info"]["cached_tokens"]
+
+
+@pytest.fixture(scope="module")
+def conversation(server):
+    """Three turns: (prompt, answer, reply object, cached tokens) each."""
+    server.flush()
+    turns, ids = [], prompt_ids(1600, seed=50)
+    for number in range(3):
+        answer, info, cached = _ask(server, ids)
+        turns.append((ids, answer, info, cached))
+        ids = ids + answer + prompt_ids(90, seed=60 + number)
+    return turns
+
+
+def test_a_turn_starts_with_the_coded_sequence_of_the_turn_before(conversation):
+    for (before, answer, old, _), (ids, _, new, _) in itertools.pairwise(conversation):
+        assert new["applied"]
+        stays = old["positions"] + list(range(len(before), len(before) + len(answer)))
+        assert new["positions"][: len(stays)] == stays
+        added = new["positions"][len(stays) :]
+        assert added == sorted(set(added) - set(stays))
+        assert added[-1] == len(ids) - 1
+
+
+def test_only_what_is_new_is_prefilled(conversation):
+    """The last generated token of a turn was never fed back, so its KV is not in the cache."""
+    for (before, answer, old, _), (_, _, _, cached) in itertools.pairwise(conversation):
+        assert cached == len(old["positions"]) + len(answer) - 1
+        assert cached > 0.2 * len(before) * 0.8
+
+
+def test_old_chunks_that_the_new_turn_needs_come_back(conversation):
+    """With random weights every turn wants other chunks; those before the answer are revived in their original positions."""
+    revived = [
+        position
+        for (before, _, old, _), (_, _, new, _) in itertools.pairwise(conversation)
+        for position in new["positions"][len(old["positions"]) :]
+        if position < len(before)
+    ]
+    assert revived
+
+
+def test_fresh_selection_is_contained(conversation, uncached):
+    """Nothing a fresh selection would keep is lost because an earlier turn did not need it."""
+    for ids, _, info, _ in conversation:
+        uncached.flush()
+        _, fresh, _ = _ask(uncached, ids)
+        assert set(fresh["positions"]) <= set(info["positions"])
+
+
+def test_answers_are_those_of_the_kept_tokens(conversation, pair, hugging_face):
+    """To the token, against Hugging Face: the kept tokens in the order they were prefilled, at their original positions."""
+    import torch
+
+    model = hugging_face(pair[0])
+    for ids, answer, info, _ in conversation:
+        positions = info["positions"]
+        tokens, places = [ids[p] for p in positions], list(positions)
+        made = []
+        for step in range(len(answer)):
+            with torch.no_grad():
+                batch = {"input_ids": torch.tensor([tokens]), "position_ids": torch.tensor([places])}
+                mask = torch.ones(1, len(tokens))  # without one, Hugging Face takes a jump of positions for a new sequence
+                logits = model(**batch, attention_mask=mask).logits[0, -1]
+            made.append(int(logits.argmax()))
+            tokens.append(made[-1])
+            places.append(len(ids) + step)
+        assert made == answer
+
+
+def test_a_new_question_on_the_document_is_scored_afresh(server, uncached):
+    document = prompt_ids(1300, seed=70)
+    prompts = [document + prompt_ids(80, seed=seed) for seed in (71, 72)]
+    server.flush()
+    for ids in prompts:
+        uncached.flush()
+        _, fresh, _ = _ask(uncached, ids)
+        _, info, _ = _ask(server, ids)
+        run = next(at for at, position in enumerate([*fresh["positions"], -1]) if at != position)
+        if run:  # an undropped prefix that both keep is shared
+            assert set(fresh["positions"]) <= set(info["positions"])
+        else:
+            assert info["positions"] == fresh["positions"]
+
+
+def test_the_same_prompt_again_is_not_drafted(server):
+    server.flush()
+    ids = prompt_ids(1200, seed=80)
+    answer, info, _ = _ask(server, ids)
+    again, repeated, cached = _ask(server, ids)
+    assert again == answer
+    assert repeated["positions"] == info["positions"]
+    assert repeated["draft_cached_tokens"] == len(ids)
+    assert repeated["draft_ms"] == 0
+    assert cached == len(info["positions"]) - 1
+
+
+def test_an_aborted_turn_is_not_continued(server):
+    """`max_new_tokens` 0 gives no answer; there is nothing to continue."""
+    server.flush()
+    ids = prompt_ids(1000, seed=90)
+    _ask(server, ids, max_new_tokens=0)
+    _, info, _ = _ask(server, ids + prompt_ids(100, seed=91))
+    assert info["applied"]
+    assert info["positions"] == sorted(info["positions"])
+
+
+def test_an_undropped_prefix_in_the_cache_is_kept_for_free(server):
+    server.flush()
+    system = prompt_ids(640, seed=95)
+    server.generate(system, custom={"spec_prefill": False}, params={"max_new_tokens": 1})
+    ids = system + prompt_ids(1000, seed=96)
+    _, info, cached = _ask(server, ids)
+    assert cached >= len(system)
+    assert info["positions"][: len(system)] == list(range(len(system)))
+    chosen = len(info["positions"]) - len(system)
+    assert chosen <= 0.2 * (len(ids) - len(system)) + 2 * 32
+    coded = list(encode(ids, np.array(info["positions"])))
+    assert coded[: len(system)] == system
+
+
+def test_little_left_after_a_cached_prefix_is_dense(server):
+    server.flush()
+    document = prompt_ids(1000, seed=97)
+    server.generate(document, custom={"spec_prefill": False}, params={"max_new_tokens": 1})
+    ids = document + prompt_ids(50, seed=98)
+    reply = server.generate(ids, custom={**SPARSE, "spec_prefill_min_tokens": 200})
+    info = reply["meta_info"]["spec_prefill"]
+    assert (info["applied"], info["reason"]) == (False, "prefix_cached")
+    assert reply["meta_info"]["cached_tokens"] == len(document)
