@@ -35,6 +35,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Width of the average pooling over positions, odd (paper: 13).
     keep_first : int
         Tokens at the start whose chunks are always kept (attention sinks).
+    protect_roles : tuple of str
+        Roles of chat messages that are kept whole; on the command line separated by commas.
     draft_max_tokens : int or None
         Size of the draft's KV pool; None: the draft's context plus the lookahead of one batch.
     """
@@ -46,6 +48,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     lookahead: int = 8
     pool_kernel: int = 13
     keep_first: int = 0
+    protect_roles: tuple[str, ...] = ()
     draft_max_tokens: int | None = None
 
 
@@ -120,6 +123,8 @@ def _read(source: str, text: str) -> dict[str, Any]:
 def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     if not values.get("draft_model_path"):
         raise ConfigError(f"--spec-prefill needs {flag('draft_model_path')}.")
+    if isinstance(roles := values.get("protect_roles"), str):
+        values = {**values, "protect_roles": [one.strip() for one in roles.split(",")]}
     try:
         config = msgspec.convert(values, SpecPrefillConfig)
     except msgspec.ValidationError as error:
@@ -130,6 +135,8 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     for name, lowest in (("min_tokens", 0), ("chunk_size", 1), ("lookahead", 1), ("pool_kernel", 1), ("keep_first", 0)):
         if not lowest <= getattr(config, name) < 2**31:
             _out_of_range(name, f"at least {lowest}", getattr(config, name))
+    if not all(config.protect_roles):
+        _out_of_range("protect_roles", "roles separated by commas", ",".join(config.protect_roles))
     if config.pool_kernel % 2 == 0:
         _out_of_range("pool_kernel", "odd", config.pool_kernel)
     if config.draft_max_tokens is not None and config.draft_max_tokens <= config.lookahead:

@@ -8,6 +8,7 @@ import msgspec
 from specprefill_sgl.config import PREFIX
 
 MAX_TOKENS = 2**31 - 1
+PROTECT, ROLES = "spec_prefill_protect", "spec_prefill_protect_roles"
 
 
 class RequestError(ValueError):
@@ -51,14 +52,32 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
     """
     values: dict[str, Any] = {}
     for key in spec_prefill_keys(custom_params):
+        if key == ROLES:
+            _refuse(key, "is read on /v1/chat/completions only, which has messages with roles")
         if key not in _READERS:
             _refuse(key, f"is not a known field; known are {', '.join(sorted(_READERS))}")
         name, read = _READERS[key]
         values[name] = read(key, custom_params[key])
     options = RequestOptions(**values)
     if prompt_tokens is not None and any(end > prompt_tokens for _, end in options.protect):
-        _refuse("spec_prefill_protect", f"reaches beyond the prompt's {prompt_tokens} tokens")
+        _refuse(PROTECT, f"reaches beyond the prompt's {prompt_tokens} tokens")
     return options
+
+
+def roles_of(custom_params: Any) -> tuple[str, ...] | None:
+    """Roles whose messages are kept whole; None if the request does not say.
+
+    Raises
+    ------
+    RequestError
+        If it is no list of non-empty strings.
+    """
+    if not isinstance(custom_params, Mapping) or ROLES not in custom_params:
+        return None
+    value = custom_params[ROLES]
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        _refuse(ROLES, f"must be a list of roles, got {_shown(value)}")
+    return tuple(value)
 
 
 def _refuse(key: str, problem: str) -> NoReturn:
@@ -107,6 +126,6 @@ _READERS = {
     "spec_prefill": ("enabled", _bool),
     "spec_prefill_keep_ratio": ("keep_ratio", _keep_ratio),
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
-    "spec_prefill_protect": ("protect", _spans),
+    PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
 }

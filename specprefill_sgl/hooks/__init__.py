@@ -38,6 +38,12 @@ HOOKS = (
         "frontend:check_openai_request",
         ("self", "request", "raw_request"),
     ),
+    Hook(
+        "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._process_messages",
+        "AROUND",
+        "roles:protect_messages",
+        ("self", "request", "is_multimodal"),
+    ),
     Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:check_json", ("self",)),
     Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "scheduler:init_draft", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_attention_backends", "AFTER", "scheduler:init_attention_backend", ("self",)),

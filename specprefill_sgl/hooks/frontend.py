@@ -6,7 +6,7 @@ from typing import Any
 
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.observability.reply import KEY
-from specprefill_sgl.options import RequestError, parse, spec_prefill_keys
+from specprefill_sgl.options import PROTECT, ROLES, RequestError, parse, roles_of, spec_prefill_keys
 
 
 def check_request(manager: Any, obj: Any, input_ids: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -40,10 +40,19 @@ async def check_openai_request(original: Any, serving: Any, request: Any, raw_re
         body = await raw_request.json()
         try:
             if isinstance(body, dict):
-                _check_params(body, serving.tokenizer_manager.server_args)
+                _check_params(_without_roles(body, request), serving.tokenizer_manager.server_args)
         except RequestError as error:
             return serving.create_error_response(str(error), param=str(error).split()[0])
     return await original(serving, request, raw_request, *args, **kwargs)
+
+
+def _without_roles(body: dict, request: Any) -> dict:
+    """A chat body as the other routes would send it, its roles checked; they become spans when the messages are rendered."""
+    custom = body.get("custom_params")
+    if not isinstance(custom, dict) or not hasattr(request, "messages") or roles_of(custom) is None:
+        return body
+    others = {key: value for key, value in custom.items() if key != ROLES}
+    return {**body, "custom_params": others or {PROTECT: []}}
 
 
 _NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')

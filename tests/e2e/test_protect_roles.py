@@ -1,0 +1,105 @@
+"""Chat messages of protected roles are kept whole; on other routes the field is refused."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.support.server import serve, sparse_options
+
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+KEEP = 0.1
+
+
+@pytest.fixture(scope="module")
+def server(pair_of, tmp_path_factory):
+    target, draft = pair_of("llama")
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "template.jinja").write_text(TEMPLATE)
+    options = [*sparse_options(draft, protect_roles="system"), "--chat-template", str(folder / "template.jinja")]
+    with serve(folder, target, *options) as running:
+        running.tokenizer = AutoTokenizer.from_pretrained(target)
+        yield running
+
+
+def _message(role, letter, count):
+    return {"role": role, "content": f" {letter}" * count}
+
+
+CONVERSATION = [
+    _message("system", "a", 150),
+    _message("user", "b", 400),
+    _message("tool", "c", 170),
+    _message("assistant", "d", 120),
+    _message("user", "e", 300),
+]
+
+
+def _chat(server, messages=CONVERSATION, **custom):
+    server.flush()
+    custom = {"spec_prefill_keep_ratio": KEEP, "spec_prefill_return_positions": True, **custom}
+    body = {
+        "model": "m",
+        "messages": messages,
+        "max_tokens": 4,
+        "temperature": 0,
+        "custom_params": custom,
+        "return_meta_info": True,
+    }
+    return server.post("/v1/chat/completions", body)
+
+
+def _kept(server, **custom):
+    response = _chat(server, **custom)
+    assert response.status_code == 200, response.text
+    info = response.json()["choices"][0]["meta_info"]["spec_prefill"]
+    assert info["applied"]
+    return set(info["positions"]), info
+
+
+def _span(server, index):
+    """Token offsets of a message, from the rendered text and the tokenizer's own character offsets."""
+    texts = [f"<{m['role']}>{m['content']}</>" for m in CONVERSATION]
+    whole = "".join(texts) + "<assistant>"
+    start = len("".join(texts[:index]))
+    encoded = server.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
+    inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < start + len(texts[index]) and b > start]
+    return range(inside[0], inside[-1] + 1)
+
+
+def test_the_default_of_the_flag_protects_the_system_message(server):
+    kept, info = _kept(server)
+    assert set(_span(server, 0)) <= kept
+    assert not set(_span(server, 1)) <= kept
+    assert info["keep_ratio"] < 0.6
+
+
+@pytest.mark.parametrize(("roles", "whole"), [(["tool"], [2]), (["system", "tool"], [0, 2]), (["user"], [1, 4]), ([], [])])
+def test_protected_roles_are_kept_whole(server, roles, whole):
+    kept, _ = _kept(server, spec_prefill_protect_roles=roles)
+    for index in whole:
+        assert set(_span(server, index)) <= kept, index
+
+
+def test_spans_and_roles_add_up(server):
+    span = _span(server, 1)
+    kept, _ = _kept(server, spec_prefill_protect_roles=["tool"], spec_prefill_protect=[span[0], span[0] + 40])
+    assert set(_span(server, 2)) | set(span[:40]) <= kept
+
+
+@pytest.mark.parametrize("value", ["system", [1], [""], {"a": 1}, 3, None])
+def test_bad_roles_are_a_400_that_names_the_field(server, value):
+    response = _chat(server, spec_prefill_protect_roles=value)
+    assert response.status_code == 400
+    assert "spec_prefill_protect_roles" in response.text
+
+
+def test_other_routes_have_no_roles(server):
+    custom = {"spec_prefill_protect_roles": ["system"]}
+    for path, body in (
+        ("/generate", {"text": "x", "sampling_params": {"custom_params": custom}}),
+        ("/v1/completions", {"model": "m", "prompt": "x", "custom_params": custom}),
+    ):
+        response = server.post(path, body)
+        assert response.status_code == 400
+        assert "spec_prefill_protect_roles" in json.dumps(response.json())
