@@ -26,6 +26,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int | None = None
     protect: tuple[tuple[int, int], ...] = ()
     return_positions: bool = False
+    return_scores: bool = False
 
 
 def spec_prefill_keys(params: Any) -> list[str]:
@@ -128,4 +129,5 @@ _READERS = {
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
+    "spec_prefill_return_scores": ("return_scores", _bool),
 }

@@ -11,7 +11,8 @@ import torch
 from specprefill_sgl import eligibility, selection
 from specprefill_sgl.config import SpecPrefillConfig
 from specprefill_sgl.draft.drafting import Drafting
-from specprefill_sgl.draft.model import MAX_PROMPTS, DraftModel
+from specprefill_sgl.draft.model import DraftModel
+from specprefill_sgl.draft.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.scoring.torch_scoring import chunk_scores
@@ -60,6 +61,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Prompt tokens whose keys the draft had already.
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
+    scores : float32 [chunks] or None
+        Mean importance per chunk; None where nothing was scored.
     """
 
     positions: np.ndarray | None
@@ -69,6 +72,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     select_ms: float = 0.0
     draft_cached_tokens: int = 0
     cached_tokens: int = 0
+    scores: np.ndarray | None = None
 
 
 class Stage:
@@ -190,7 +194,8 @@ class Stage:
         assert self._drafting is not None
         prompts, cached = self._prompts, self._drafting.cached
         with self._timers["select"].span():
-            chosen = self._select(prompts, votes)
+            scores = [None if one is None else self._scores(one) for one in votes]
+            chosen = self._select(prompts, scores)
         if chosen is None:
             return self._failed()
         self._drafting.release()
@@ -204,8 +209,9 @@ class Stage:
                 select_ms=select_ms,
                 draft_cached_tokens=already,
                 cached_tokens=prompt.cached if prompt.kept is None else len(prompt.kept),
+                scores=score,
             )
-            for prompt, positions, already in zip(prompts, chosen, cached, strict=True)
+            for prompt, positions, already, score in zip(prompts, chosen, cached, scores, strict=True)
         ]
         if self._ranks.is_first:
             logger.info(
@@ -221,9 +227,8 @@ class Stage:
             )
         return outcomes
 
-    def _select(self, prompts: Sequence[Prompt], votes: Sequence[torch.Tensor | None]) -> list[np.ndarray] | None:
+    def _select(self, prompts: Sequence[Prompt], scores: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
         """Rank 0's kept positions per prompt, or None if scores are unusable; a cancelled prompt keeps nothing."""
-        scores = [None if one is None else self._scores(one) for one in votes]
         chosen: list[np.ndarray] | None = None
         if self._ranks.is_first:
             try:

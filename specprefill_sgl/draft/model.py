@@ -15,8 +15,7 @@ from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.draft.capture import QueryCapture
 from specprefill_sgl.draft.group import DraftGroup
-
-MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
+from specprefill_sgl.draft.sizes import MAX_PROMPTS, pool_tokens
 
 
 class _FixedPools(KVCacheConfigurator):
@@ -60,8 +59,7 @@ class DraftModel:
         self.config, self.chunk_tokens = config, chunk_tokens
         self.context_len = model_config.context_len
         page = scheduler.page_size
-        wanted = config.draft_max_tokens or self.context_len + MAX_PROMPTS * (config.lookahead + page)
-        self.max_tokens = -(-wanted // page) * page
+        self.max_tokens = pool_tokens(config, self.context_len, page)
         self.page_size = page
         self._runner = _DraftRunner(
             model_config=model_config,

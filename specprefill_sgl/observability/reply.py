@@ -15,7 +15,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     state : PromptState
         Of a request whose outcome is decided.
     final : bool
-        Whether this is the request's last output; `positions` are sent only with that one.
+        Whether this is the request's last output; `positions` and `scores` are sent only with that one.
     """
     outcome = state.outcome
     assert outcome is not None
@@ -34,4 +34,6 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     if final and state.options.return_positions:
         kept = outcome.positions
         reply["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))
+    if final and state.options.return_scores and outcome.scores is not None:
+        reply["scores"] = outcome.scores.tolist()
     return reply

@@ -1,0 +1,1 @@
+"""`python -m specprefill_sgl check | explain`."""

@@ -1,0 +1,11 @@
+"""How large the draft's private pools are."""
+
+from specprefill_sgl.config import SpecPrefillConfig
+
+MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
+
+
+def pool_tokens(config: SpecPrefillConfig, context_len: int, page_size: int) -> int:
+    """Slots of the KV pool, whole pages: as configured, or the longest prompt with everybody's lookahead."""
+    wanted = config.draft_max_tokens or context_len + MAX_PROMPTS * (config.lookahead + page_size)
+    return -(-wanted // page_size) * page_size
