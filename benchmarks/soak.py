@@ -1,0 +1,215 @@
+"""Soak: a random mix of requests against a pool so small that eviction and retraction happen all the time.
+
+`python -m benchmarks.soak` serves the shipped pair on this machine, talks to it over loopback for a bounded time, and fails unless
+there were no server errors, no hangs, no wrong answers (sampled answers are asked again, alone on the idle server, and must have
+equal tokens) and nothing is left in the pools. The slope of the server's memory is printed.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import requests
+from scipy.stats import linregress
+from tqdm import tqdm
+
+from benchmarks import launch
+
+_PAIR = launch.ROOT / "benchmarks" / "pair"
+_KINDS = {"dense": 20, "sparse": 40, "conversation": 12, "abort": 10, "disconnect": 8, "bad": 10}
+_TIMEOUT_S = 180
+_SAMPLED = 0.1
+_BAD = ({"spec_prefill_keep_ratio": 0}, {"spec_prefill_nonsense": 1}, {"spec_prefill_protect": [5, 2]}, {"spec_prefill": "yes"})
+
+
+@dataclass
+class Outcome:
+    """What the soak saw; `problems` must stay empty."""
+
+    counts: Counter = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    sampled: list[list[tuple[list[int], dict, list[int]]]] = field(default_factory=list)  # conversations to ask again
+    memory: list[tuple[float, float]] = field(default_factory=list)  # seconds, MiB
+
+
+def main() -> None:
+    """Exit status 0 if the server held out."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--in-flight", type=int, default=24, help="clients, each with one request at a time")
+    parser.add_argument("--pool", type=int, default=9000, help="--max-total-tokens")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. tp 2 (without the dashes)"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, launch.serve(_command(arguments), Path(folder) / "server.log") as url:
+        outcome = soak(url, arguments.minutes * 60, arguments.in_flight, arguments.seed)
+        log = (Path(folder) / "server.log").read_text()
+    outcome.counts["retractions"] = log.count("KV cache pool is full. Retract requests")
+    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
+    print(json.dumps({"counts": outcome.counts, "memory_slope_mib_per_minute": slope(outcome.memory)}, indent=2))
+    for problem in outcome.problems[:20]:
+        print("problem: " + problem)
+    sys.exit(1 if outcome.problems else 0)
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(_PAIR / "draft"), "--spec-prefill-min-tokens", "200"]
+    more = [f"--{arguments.option[0]}", *arguments.option[1:]] if arguments.option else []
+    limits = {"chunked_prefill_size": "512", "max_total_tokens": str(arguments.pool), "max_running_requests": "32"}
+    return launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
+
+
+def soak(url: str, seconds: float, in_flight: int, seed: int) -> Outcome:
+    """Run the mix for a time, then check what is left."""
+    outcome, lock, start = Outcome(), threading.Lock(), time.monotonic()
+    before = _state(url)
+
+    def client(number: int) -> None:
+        draw = random.Random(f"{seed}/{number}")
+        while time.monotonic() - start < seconds:
+            kind = draw.choices(list(_KINDS), _KINDS.values())[0]
+            try:
+                kept = _CLIENTS[kind](url, draw)
+            except Exception as error:
+                with lock:
+                    outcome.problems.append(f"{kind}: {type(error).__name__}: {error}")
+                continue
+            with lock:
+                outcome.counts[kind] += 1
+                if kept and draw.random() < _SAMPLED:
+                    outcome.sampled.append(kept)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(in_flight)]
+    for thread in threads:
+        thread.start()
+    with tqdm(total=round(seconds), unit="s", desc="soak") as bar:
+        while any(thread.is_alive() for thread in threads):
+            outcome.memory.append((time.monotonic() - start, _memory()))
+            bar.update(min(round(time.monotonic() - start), round(seconds)) - bar.n)
+            time.sleep(1)
+    _check_rest(url, before, outcome)
+    return outcome
+
+
+def slope(memory: list[tuple[float, float]]) -> float:
+    """MiB per minute of the second half, when caches have filled."""
+    half = memory[len(memory) // 2 :]
+    return round(60 * linregress([at for at, _ in half], [size for _, size in half]).slope, 2) if len(half) > 2 else 0.0
+
+
+def _check_rest(url: str, before: dict, outcome: Outcome) -> None:
+    launch.flush(url, deadline_s=120)
+    for turns in tqdm(outcome.sampled, desc="asking again"):
+        launch.flush(url)
+        for ids, custom, wanted in turns:
+            answer = _generate(url, ids, custom, len(wanted))["output_ids"]
+            outcome.counts["asked again"] += 1
+            if answer != wanted:
+                outcome.problems.append(f"another answer alone: {len(ids)} tokens, {custom}: {wanted} then {answer}")
+    launch.flush(url)
+    load = requests.get(url + "/v1/loads?include=core", timeout=60).json()["loads"][0]
+    if load["num_used_tokens"] or load["num_waiting_reqs"]:
+        outcome.problems.append(f"not given back: {load}")
+    for name in ("draft_available_tokens", "draft_available_requests"):
+        if _state(url)[name] != before[name]:
+            outcome.problems.append(f"{name} was {before[name]}, is {_state(url)[name]}")
+
+
+def _state(url: str) -> dict:
+    return requests.get(url + "/server_info", timeout=60).json()["internal_states"][0]["spec_prefill"]
+
+
+def _memory() -> float:
+    """Resident MiB of the server: every process this one has started."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
+
+
+def _ids(draw: random.Random, low: int, high: int) -> list[int]:
+    return [draw.randrange(3, 12_000) for _ in range(draw.randint(low, high))]
+
+
+def _generate(url: str, ids: list[int], custom: dict, tokens: int, **fields) -> dict:
+    params = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True, "custom_params": custom}
+    body = {"input_ids": ids, "sampling_params": params, **fields}
+    response = requests.post(url + "/generate", json=body, timeout=_TIMEOUT_S)
+    if response.status_code != 200:
+        raise RuntimeError(f"HTTP {response.status_code}: {response.text[:200]}")
+    return response.json()
+
+
+def _dense(url: str, draw: random.Random):
+    ids, custom = _ids(draw, 20, 900), {"spec_prefill": False}
+    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 24))["output_ids"])]
+
+
+def _sparse(url: str, draw: random.Random):
+    ids, custom = _ids(draw, 220, 2500), {"spec_prefill_keep_ratio": draw.choice((0.1, 0.2, 0.5))}
+    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 24))["output_ids"])]
+
+
+def _conversation(url: str, draw: random.Random):
+    turns, ids, custom = [], _ids(draw, 300, 1200), {"spec_prefill_keep_ratio": 0.2}
+    for _ in range(draw.randint(2, 4)):
+        answer = _generate(url, ids, custom, draw.randint(3, 16))["output_ids"]
+        turns.append((ids, custom, answer))
+        ids = ids + answer + _ids(draw, 20, 150)
+    return turns
+
+
+def _abort(url: str, draw: random.Random) -> None:
+    rid = f"abort-{draw.getrandbits(60)}"
+    waiting = threading.Timer(
+        draw.random() * 2, requests.post, [url + "/abort_request"], {"json": {"rid": rid}, "timeout": _TIMEOUT_S}
+    )
+    waiting.start()
+    reply = _generate(url, _ids(draw, 220, 2500), {"spec_prefill_keep_ratio": 0.3}, 200, rid=rid)
+    waiting.join()
+    if reply["meta_info"]["finish_reason"]["type"] not in ("abort", "length"):
+        raise RuntimeError(f"an aborted request ended with {reply['meta_info']['finish_reason']}")
+
+
+def _disconnect(url: str, draw: random.Random) -> None:
+    params = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
+    body = {"input_ids": _ids(draw, 220, 2500), "sampling_params": params, "stream": True}
+    with requests.post(url + "/generate", json=body, timeout=_TIMEOUT_S, stream=True) as response:
+        for count, _ in enumerate(response.iter_lines()):
+            if count >= draw.choice((0, 2, 9)):
+                return
+
+
+def _bad(url: str, draw: random.Random) -> None:
+    params = {"max_new_tokens": 4, "custom_params": draw.choice(_BAD)}
+    response = requests.post(
+        url + "/generate", json={"input_ids": _ids(draw, 20, 40), "sampling_params": params}, timeout=_TIMEOUT_S
+    )
+    if response.status_code != 400 or "spec_prefill" not in response.text:
+        raise RuntimeError(f"a bad request was answered {response.status_code}: {response.text[:200]}")
+
+
+_CLIENTS = {
+    "dense": _dense,
+    "sparse": _sparse,
+    "conversation": _conversation,
+    "abort": _abort,
+    "disconnect": _disconnect,
+    "bad": _bad,
+}
+
+if __name__ == "__main__":
+    main()
