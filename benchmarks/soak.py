@@ -1,8 +1,8 @@
 """Soak: a random mix of requests against a pool so small that eviction and retraction happen all the time.
 
-`python -m benchmarks.soak` serves the shipped pair on this machine, talks to it over loopback for a bounded time, and fails unless
-there were no server errors, no hangs, no wrong answers (sampled answers are asked again, alone on the idle server, and must have
-equal tokens) and nothing is left in the pools. The slope of the server's memory is printed.
+`python -m benchmarks.soak` serves the shipped pair on this machine, talks to it over loopback for a bounded time, and fails
+unless there were no server errors, no hangs, no wrong answers (sampled answers are asked again, alone on the idle server, and
+must have equal tokens) and nothing is left in the pools. The slope of the server's memory is printed.
 """
 
 import argparse

@@ -4,14 +4,14 @@ import argparse
 import functools
 from pathlib import Path
 
-from benchmarks.quality import continuation, harness, matrix, page, tasks
+from benchmarks.quality import continuation, conversation, harness, matrix, page, tasks
 from benchmarks.quality.matrix import ABLATIONS, KEEP_RATIOS, LENGTHS, METHODS
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import serve
 
 _HERE = Path(__file__).parent
 _PAIR = _HERE.parent / "pair"
-SUITES = ("matrix", "depth", "ablation", "continuation")
+SUITES = ("matrix", "depth", "ablation", "continuation", "conversation")
 
 
 def main() -> None:
@@ -29,8 +29,11 @@ def main() -> None:
         results = Results(arguments.out / f"{suite}.jsonl")
         folder = arguments.out / "servers" / suite
         if suite == "continuation":
-            with serve(arguments.target, arguments.draft, folder) as server:
+            with serve(arguments.target, arguments.draft, folder, "--disable-radix-cache") as server:
                 continuation.run(server, tokenizer, 2048, arguments.examples, results)
+        elif suite == "conversation":
+            with serve(arguments.target, arguments.draft, folder) as server:
+                conversation.run(server, tokenizer, 8000, 0.1, arguments.examples, results)
         else:
             matrix.run(_blocks(suite, arguments, names), arguments.target, arguments.draft, results, folder, count)
     page.write(arguments.out)

@@ -69,7 +69,8 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
     for itself in (False, True):
         mine = [block for block in blocks if (block.method == SELF_DRAFT) == itself]
         if any(_row(block, cell) not in results for block in mine for cell in block.cells):
-            with serve(target, target if itself else draft, folder / ("self" if itself else "pair")) as server:
+            where = folder / ("self" if itself else "pair")
+            with serve(target, target if itself else draft, where, "--disable-radix-cache") as server:
                 send(mine, server, results, count_tokens)
 
 

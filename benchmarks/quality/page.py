@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.quality import continuation, plots, report
+from benchmarks.quality import continuation, conversation, plots, report
 from benchmarks.quality.matrix import KEEP_RATIOS
 from benchmarks.quality.results import read
 
@@ -15,7 +15,7 @@ _SHOWN = [ratio for ratio in KEEP_RATIOS if ratio < 1]
 def write(results: Path, page: Path = PAGE) -> None:
     """Redraw everything the folder has results for; text outside the markers stays."""
     tables = {}
-    for suite, build in (("matrix", _matrix), ("depth", _depth), ("ablation", _ablation), ("continuation", _continuation)):
+    for suite, build in _TABLES.items():
         path = results / f"{suite}.jsonl"
         if path.exists() and (rows := read(path)):
             tables |= build(rows, results)
@@ -58,3 +58,16 @@ def _provenance(path: Path) -> str:
     found = json.loads(path.read_text().splitlines()[0])["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return f"`{found['command']}`; commit {found['commit'][:7]}; {versions}; {found['hardware']}; {found['date']}"
+
+
+def _conversation(rows: list[dict], _results: Path) -> dict[str, str]:
+    return {"conversation": conversation.table(rows)}
+
+
+_TABLES = {
+    "matrix": _matrix,
+    "depth": _depth,
+    "ablation": _ablation,
+    "continuation": _continuation,
+    "conversation": _conversation,
+}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import torch
 
 from benchmarks.quality.controls import CONTROLS
@@ -22,7 +23,7 @@ _FROM_CONFIG = ("lookahead", "pool_kernel", "chunk_size")
 
 
 def settings() -> dict[str, Any]:
-    """`method`, and for ablations `lookahead`, `pool_kernel`, `chunk_size`, `over_heads` and `positions`."""
+    """`method`, and for ablations `lookahead`, `pool_kernel`, `chunk_size`, `over_heads`, `positions` and `turns`."""
     return json.loads(Path(os.environ[SETTINGS]).read_text())
 
 
@@ -65,7 +66,7 @@ class Remembered:
 
 def register() -> None:
     """Wrap the stage; idempotent."""
-    from specprefill_sgl import stage, state
+    from specprefill_sgl import stage, state, turns
     from specprefill_sgl.draft import drafting
 
     if hasattr(stage.Stage, "quality_config"):
@@ -100,6 +101,19 @@ def register() -> None:
         if settings().get("positions") == "renumbered" and self.is_sparse:
             self.offsets, self.delta = self.offsets * 0, 0
 
+    positions, continued = stage.Stage._positions, turns.Turns.continued
+
+    def without_revival(self, prompt, scores):
+        found = positions(self, prompt, scores)
+        if settings().get("turns") == "no_revival" and prompt.kept is not None:
+            new = found[len(prompt.kept) :]
+            return np.concatenate([prompt.kept, new[new > prompt.kept.max()]])
+        return found
+
+    def only_if_sticky(self, ids):
+        return None if settings().get("turns") == "fresh" else continued(self, ids)
+
+    stage.Stage._positions, turns.Turns.continued = without_revival, only_if_sticky
     stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)
     stage.Stage.begin, stage.Stage.without_draft = configured(begin), configured(without_draft)
     drafting.layer_votes, drafting.max_votes = over_heads, over_layers

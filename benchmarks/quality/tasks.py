@@ -77,6 +77,15 @@ def continuation(length: int, number: int, count_tokens: Callable[[str], int], w
     return Example(CONTINUATION, length, number, " ".join(prose[:-words]), "", " " + " ".join(prose[-words:]))
 
 
+def conversation(length: int, number: int, count_tokens: Callable[[str], int], turns: int) -> tuple[str, list[tuple[str, str]]]:
+    """A document with one pass key per turn and the questions in another order."""
+    random = Random(f"conversation/{length}/{number}")
+    facts = forms.pass_keys(random, random.sample(text.lower_case_words(held_out=True), turns), turns)
+    budget = length - sum(count_tokens(" " + one) for one in facts.statements)
+    places = [(at + random.random()) / turns for at in range(turns)]
+    return " ".join(_hidden(_prose(random, budget, count_tokens), facts.statements, places)), facts.questions
+
+
 def is_right(example: Example, output: str) -> bool:
     """Exact match: the output begins with the answer, and the answer ends where a word or number ends."""
     return re.match(re.escape(example.answer.strip()) + r"(?!\w)", output.strip()) is not None

@@ -1,0 +1,110 @@
+"""A conversation over one long document, every turn asking for another fact: what reuse and revival do to answers and work."""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+import requests
+from tqdm import tqdm
+
+from benchmarks.quality import tasks
+from benchmarks.quality.matrix import SPECPREFILL
+from benchmarks.quality.report import interval
+from benchmarks.quality.results import Results
+from benchmarks.quality.server import QualityServer
+
+TURNS = 6
+MODES = {
+    "dense": None,
+    "fresh selection each turn": "fresh",
+    "sticky without revival": "no_revival",
+    "sticky with revival": "sticky",
+}
+
+
+def run(server: QualityServer, tokenizer, length: int, keep_ratio: float, conversations: int, results: Results) -> None:
+    """One row per turn: whether it was right, tokens kept, tokens prefilled, time to the first token (ms)."""
+    with tqdm(total=len(MODES) * conversations * TURNS, desc="turns") as bar:
+        for mode, setting in MODES.items():
+            for number in range(conversations):
+                if {
+                    "method": mode,
+                    "task": "conversation",
+                    "length": length,
+                    "number": number,
+                    "keep_ratio": keep_ratio,
+                } in results:
+                    bar.update(TURNS)
+                    continue
+                server.choose(SPECPREFILL, turns=setting)
+                for row in _conversation(server.url, tokenizer, length, keep_ratio, number, dense=setting is None):
+                    results.add({"method": mode, "task": "conversation", **row})
+                    bar.update()
+
+
+def table(rows: list[dict]) -> str:
+    """Per turn and mode: accuracy, tokens prefilled and TTFT, medians."""
+    turns = sorted({row["turn"] for row in rows})
+    lines = ["| mode | figure | " + " | ".join(f"turn {turn + 1}" for turn in turns) + " |", "|---" * (2 + len(turns)) + "|"]
+    for mode in MODES:
+        mine = [[row for row in rows if row["method"] == mode and row["turn"] == turn] for turn in turns]
+        if all(mine):
+            lines.append(_line(mode, "accuracy", mine, _accuracy))
+            lines.append(
+                _line(mode, "tokens prefilled", mine, lambda some: f"{np.median([row['prefilled'] for row in some]):.0f}")
+            )
+            lines.append(_line(mode, "TTFT ms", mine, lambda some: f"{np.median([row['ttft_ms'] for row in some]):.0f}"))
+    return "\n".join(lines)
+
+
+def _line(mode: str, figure: str, turns: list[list[dict]], show: Callable[[list[dict]], str]) -> str:
+    return f"| {mode} | {figure} | " + " | ".join(show(some) for some in turns) + " |"
+
+
+def _accuracy(rows: list[dict]) -> str:
+    low, high = interval(row["right"] for row in rows)
+    return f"{np.mean([row['right'] for row in rows]):.0%} [{low:.0%}, {high:.0%}]"
+
+
+def _conversation(url: str, tokenizer, length: int, keep_ratio: float, number: int, *, dense: bool):
+    count = functools.partial(_count, tokenizer)
+    document, questions = tasks.conversation(length, number, count, TURNS)
+    ids = tokenizer.encode(document, add_special_tokens=False)
+    for turn, (question, answer) in enumerate(questions):
+        ids = ids + tokenizer.encode("\n\n" + question, add_special_tokens=False)
+        custom = {"spec_prefill": not dense, "spec_prefill_keep_ratio": keep_ratio}
+        output, text, meta, ttft_ms = _stream(url, ids, custom, count(answer))
+        example = tasks.Example("conversation", length, number, "", question, answer)
+        yield {
+            "length": length,
+            "number": number,
+            "turn": turn,
+            "keep_ratio": keep_ratio,
+            "right": tasks.is_right(example, text),
+            "kept_tokens": meta["spec_prefill"]["kept_tokens"],
+            "prefilled": meta["spec_prefill"]["kept_tokens"] - meta["cached_tokens"],
+            "draft_cached_tokens": meta["spec_prefill"]["draft_cached_tokens"],
+            "ttft_ms": ttft_ms,
+        }
+        ids = ids + output
+
+
+def _stream(url: str, ids: list[int], custom: dict, tokens: int) -> tuple[list[int], str, dict, float]:
+    params = {"temperature": 0, "max_new_tokens": tokens, "custom_params": custom}
+    start, first, last = time.perf_counter(), 0.0, None
+    with requests.post(
+        url + "/generate", json={"input_ids": ids, "sampling_params": params, "stream": True}, stream=True, timeout=600
+    ) as response:
+        for line in response.iter_lines():
+            if line.startswith(b"data: {"):
+                first = first or (time.perf_counter() - start) * 1e3
+                last = json.loads(line[6:])
+    if last is None or "meta_info" not in last:
+        raise RuntimeError(f"/generate did not answer: {last}")
+    return last["output_ids"], last["text"], last["meta_info"], first
+
+
+def _count(tokenizer, piece: str) -> int:
+    return len(tokenizer.encode(piece, add_special_tokens=False))
