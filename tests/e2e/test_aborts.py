@@ -36,13 +36,13 @@ def slow_draft(faults):
 @pytest.fixture(autouse=True)
 def nothing_leaks(server):
     server.flush()
-    before = server.state()["spec_prefill"]
+    before = server.draft_pools()
     probe = prompt_ids(500, seed=9)
     wanted = server.generate(probe, custom=SPARSE)["output_ids"]
     yield
     server.flush()
     assert server.load()["num_used_tokens"] == 0
-    assert server.state()["spec_prefill"] == before
+    assert server.draft_pools() == before
     assert before["draft_available_tokens"] == before["draft_max_tokens"]
     assert server.generate(probe, custom=SPARSE)["output_ids"] == wanted
     time.sleep(1.5)  # an idle scheduler checks its pools and dies on a leak, its server with it

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from specprefill_sgl.skipcode import encode
+from tests.support import reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
@@ -86,22 +87,10 @@ def test_fresh_selection_is_contained(conversation, uncached):
 
 def test_answers_are_those_of_the_kept_tokens(conversation, pair, hugging_face):
     """To the token, against Hugging Face: the kept tokens in the order they were prefilled, at their original positions."""
-    import torch
-
     model = hugging_face(pair[0])
     for ids, answer, info, _ in conversation:
-        positions = info["positions"]
-        tokens, places = [ids[p] for p in positions], list(positions)
-        made = []
-        for step in range(len(answer)):
-            with torch.no_grad():
-                batch = {"input_ids": torch.tensor([tokens]), "position_ids": torch.tensor([places])}
-                mask = torch.ones(1, len(tokens))  # without one, Hugging Face takes a jump of positions for a new sequence
-                logits = model(**batch, attention_mask=mask).logits[0, -1]
-            made.append(int(logits.argmax()))
-            tokens.append(made[-1])
-            places.append(len(ids) + step)
-        assert made == answer
+        tokens, _ = reference.greedy(model, ids, info["positions"], len(ids), len(answer))
+        assert tokens == answer
 
 
 def test_a_new_question_on_the_document_is_scored_afresh(server, uncached):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from specprefill_sgl.skipcode import encode
+from tests.support import reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
 PREFIX = 128  # tokens kept at the start: what dense and sparse requests can share
-SEQUENCE = (None, 0.3, None, 0.1, 0.3, 0.5, 1, 0.1, None)
+SEQUENCE = (0.3, 0.1, 0.3, 0.5, 1, 0.1, None, 0.2, 0.3)  # after the dense one, what was not asked before is cached whole
 
 
 def custom_of(keep_ratio):
@@ -27,16 +28,8 @@ def document():
 
 
 @pytest.fixture(scope="module")
-def uncached_server(pair_of, tmp_path_factory):
-    target, draft = pair_of("llama")
-    with serve(tmp_path_factory.mktemp("uncached"), target, *sparse_options(draft), "--disable-radix-cache") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def uncached(uncached_server, document):
-    """keep ratio -> reply of a server without a radix cache."""
-    return {keep: uncached_server.generate(document, custom=custom_of(keep)) for keep in dict.fromkeys(SEQUENCE)}
+def model(pair_of, hugging_face):
+    return hugging_face(pair_of("llama")[0])
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +43,28 @@ def _common_prefix(one, other):
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _coded(ids, reply):
-    positions = reply["meta_info"]["spec_prefill"].get("positions", range(len(ids)))
-    return list(encode(ids, np.array(positions)))
-
-
-def test_every_answer_equals_its_uncached_answer_and_hits_what_it_may(server, uncached, document):
+def test_every_answer_is_that_of_its_kept_tokens_and_hits_what_it_may(server, model, document):
     server.flush()
-    seen = []
+    seen, reasons = [], []
     for keep in SEQUENCE:
         reply = server.generate(document, custom=custom_of(keep))
-        assert reply["output_ids"] == uncached[keep]["output_ids"], keep
-        coded = _coded(document, reply)
+        info = reply["meta_info"]["spec_prefill"]
+        positions = info.get("positions", list(range(len(document))))
+        tokens, _ = reference.greedy(model, document, positions, len(document), len(reply["output_ids"]))
+        assert reply["output_ids"] == tokens, keep
+        coded = list(encode(document, np.array(positions)))
         hit = max((_common_prefix(coded, other) for other in seen), default=0)
         assert reply["meta_info"]["cached_tokens"] == min(hit, len(coded) - 1), keep
         seen.append(coded)
+        reasons.append(info["reason"])
+    assert reasons == [None] * 6 + ["disabled_by_request", "prefix_cached", None]
 
 
 def test_undropped_prefix_is_shared_both_ways(server, document):
+    other = document[:PREFIX] + prompt_ids(900, seed=5)
     for first, second in ((None, 0.1), (0.1, None)):
         server.flush()
-        server.generate(document, custom=custom_of(first))
+        server.generate(other, custom=custom_of(first))
         reply = server.generate(document, custom=custom_of(second))
         assert PREFIX <= reply["meta_info"]["cached_tokens"] < len(document) - 1
 

@@ -1,12 +1,15 @@
-"""The mixed workload that every scheduling mode must answer alike, and how replies are compared."""
+"""The mixed workload that every scheduling mode must answer right, and what right is."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.support import reference
 from tests.support.server import Server
-from tests.support.tiny_models import prompt_ids
+from tests.support.tiny_models import EOS, prompt_ids
 
 KEEP_RATIOS = (0.05, 0.1, 0.3, 0.5)
 LENGTHS = (40, 333, 600, 1100)
+CHUNK = 32
 
 
 def mixed_requests(count: int = 32) -> list[tuple[list[int], dict]]:
@@ -37,12 +40,38 @@ def all_at_once(server: Server, requests, max_new_tokens: int = 12) -> list[dict
         return [future.result() for future in sent]
 
 
-def gist(reply: dict) -> tuple:
-    """What must not depend on scheduling: output tokens, whether and what was kept."""
-    info = reply["meta_info"]["spec_prefill"]
-    return tuple(reply["output_ids"]), info["applied"], info["kept_tokens"], tuple(info["positions"])
+class Judge:
+    """Says which replies are wrong, with Hugging Face models alone."""
 
+    def __init__(self, target, draft):
+        self._greedy = functools.cache(
+            lambda ids, positions, new: reference.greedy(target, ids, positions, len(ids), new)[0]
+        )
+        self._importance = functools.cache(lambda ids: reference.draft_importance(draft, ids, eos_ids=(EOS,)))
 
-def differences(got: list[dict], wanted: list[dict]) -> list[int]:
-    """Indices of replies that differ."""
-    return [i for i, (one, other) in enumerate(zip(got, wanted, strict=True)) if gist(one) != gist(other)]
+    def wrong(self, replies: list[dict], requests) -> list[int]:
+        """Indices of replies that were not handled as asked, kept other tokens than the draft's choice (before which another
+        request may have left an undropped prefix in the radix cache), or whose answer is not that of what they kept.
+        """
+        return [i for i, (reply, request) in enumerate(zip(replies, requests, strict=True)) if not self._right(reply, *request)]
+
+    def _right(self, reply: dict, ids: list[int], custom: dict) -> bool:
+        info = reply["meta_info"]["spec_prefill"]
+        positions, prompt = info["positions"], tuple(ids)
+        if custom.get("spec_prefill", True):
+            chosen = positions in self._choices(prompt, custom["spec_prefill_keep_ratio"], positions)
+        else:
+            chosen = positions == list(range(len(ids)))
+        answer = self._greedy(prompt, tuple(positions), len(reply["output_ids"])) if chosen else None
+        return info["applied"] == custom.get("spec_prefill", True) and reply["output_ids"] == answer
+
+    def _choices(self, ids: tuple[int, ...], keep_ratio: float, positions: list[int]) -> list[list[int]]:
+        """What may be kept: the best chunks of the prompt, or after an undropped prefix the best chunks of the rest."""
+        importance = self._importance(ids)
+        start = next(at for at, position in enumerate([*positions, -1]) if at != position)
+        whole = start // CHUNK * CHUNK
+        rest = [whole + p for p in reference.select_chunks(importance[whole:], keep_ratio=keep_ratio)] if whole < len(ids) else []
+        return [
+            reference.select_chunks(importance, keep_ratio=keep_ratio),
+            [*range(start), *(p for p in rest if p >= start)],
+        ]

@@ -34,6 +34,10 @@ class Server:
         """`/server_info`'s internal state of the first scheduler."""
         return requests.get(self.url + "/server_info", timeout=60).json()["internal_states"][0]
 
+    def draft_pools(self) -> dict:
+        """Sizes, free slots and rows of the draft's pools, from `/server_info`."""
+        return {name: value for name, value in self.state()["spec_prefill"].items() if name.startswith("draft_")}
+
     def flush(self) -> None:
         """Empty the radix cache; SGLang refuses while requests run, so this also waits for the server to be idle."""
         launch.flush(self.url)
