@@ -44,9 +44,7 @@ class Judge:
     """Says which replies are wrong, with Hugging Face models alone."""
 
     def __init__(self, target, draft):
-        self._greedy = functools.cache(
-            lambda ids, positions, new: reference.greedy(target, ids, positions, len(ids), new)[0]
-        )
+        self._greedy = functools.cache(lambda ids, positions, new: reference.greedy(target, ids, positions, len(ids), new)[0])
         self._importance = functools.cache(lambda ids: reference.draft_importance(draft, ids, eos_ids=(EOS,)))
 
     def wrong(self, replies: list[dict], requests) -> list[int]:
@@ -70,8 +68,10 @@ class Judge:
         importance = self._importance(ids)
         start = next(at for at, position in enumerate([*positions, -1]) if at != position)
         whole = start // CHUNK * CHUNK
-        rest = [whole + p for p in reference.select_chunks(importance[whole:], keep_ratio=keep_ratio)] if whole < len(ids) else []
+        rest = (
+            [whole + p for p in reference.select_chunks(importance[whole:], keep_ratio=keep_ratio)] if whole < len(ids) else []
+        )
         return [
             reference.select_chunks(importance, keep_ratio=keep_ratio),
-            [*range(start), *(p for p in rest if p >= start)],
+            [*range(start), *(whole + p for p in after if whole + p >= start)],
         ]

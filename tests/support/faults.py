@@ -1,11 +1,11 @@
-"""A throw-away SGLang plugin that makes the draft fail or dawdle in a real server, switched by files."""
+"""A throw-away SGLang plugin that makes a real server's draft fail or dawdle, or all its prompts' hashes collide."""
 
 from pathlib import Path
 
 from benchmarks.launch import plugin_environment
 
 _PLUGIN = """
-import os, time
+import os, random, time
 
 SWITCHES = {switches!r}
 
@@ -21,14 +21,21 @@ def register():
 
     decode, votes = DraftGroup._decode, Drafting._votes
 
-    step = DraftGroup.step
+    from specprefill_sgl.turns import Turns
 
-    def slow_step(self):
+    step, start, draw = DraftGroup.step, Turns.__init__, random.Random(7)
+
+    def faulty_step(self):
         if on("slow_step"):
             time.sleep(0.2)
+        if on("some_steps") and draw.random() < 0.2:
+            raise RuntimeError("injected fault at a random chunk")
         return step(self)
 
-    DraftGroup.step = slow_step
+    def colliding(self):
+        start(self, (lambda before, block: 0)) if on("collide") else start(self)
+
+    DraftGroup.step, Turns.__init__ = faulty_step, colliding
 
     def failing_decode(self):
         if on("slow_draft"):
