@@ -68,9 +68,7 @@ class Judge:
         importance = self._importance(ids)
         start = next(at for at, position in enumerate([*positions, -1]) if at != position)
         whole = start // CHUNK * CHUNK
-        rest = (
-            [whole + p for p in reference.select_chunks(importance[whole:], keep_ratio=keep_ratio)] if whole < len(ids) else []
-        )
+        after = reference.select_chunks(importance[whole:], keep_ratio=keep_ratio) if whole < len(ids) else []
         return [
             reference.select_chunks(importance, keep_ratio=keep_ratio),
             [*range(start), *(whole + p for p in after if whole + p >= start)],
