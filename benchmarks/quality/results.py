@@ -56,8 +56,14 @@ def provenance() -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
     return {
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else ""),
-        "command": " ".join(["python", "-m", "benchmarks.quality", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "hardware": f"{psutil.cpu_count()} CPU cores ({platform.machine()}), {device}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _module() -> str:
+    """The module that was started: `benchmarks.quality`, another benchmark."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.removesuffix(".__main__") if spec is not None else "?"
