@@ -21,11 +21,12 @@ _LANGUAGE_SHARE, _LANGUAGE_WEIGHT = 0.12, 0.3  # of the tokens that are no answe
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` batches of `size` sequences of `length` tokens."""
+    """`steps` batches of `size` sequences of `length` tokens, with a mixture of questions."""
 
     steps: int
     size: int
     length: int
+    mixture: str = "even"
 
 
 def train(shape: Shape, stages: list[Stage], rate: float, sequences: Sequences, folder: Path) -> torch.nn.Module:
@@ -54,7 +55,7 @@ def train(shape: Shape, stages: list[Stage], rate: float, sequences: Sequences, 
 
 
 def _step(model, optimizer, sequences: Sequences, stage: Stage, random: Random) -> dict[str, float]:
-    ids, answers = sequences.batch(random, stage.size, stage.length)
+    ids, answers = sequences.batch(random, stage.size, stage.length, stage.mixture)
     generator = torch.Generator().manual_seed(random.getrandbits(40))
     language = (torch.rand(ids.shape, generator=generator) < _LANGUAGE_SHARE) & ~answers
     language[:, 0] = False
