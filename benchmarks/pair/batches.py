@@ -53,7 +53,7 @@ class Sequences:
         self._fillers.append([encode("\n\n" + piece)[:200] for piece in code])
 
     def batch(self, random: Random, size: int, length: int, mixture: str = "even") -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids `[size, length]` int64 and the mask of answer tokens, of the same shape; `mixture` weighs the kinds of question."""
+        """Ids `[size, length]` int64 and the mask of answer tokens, of the same shape; `mixture` weighs the questions."""
         pairs = [self._sequence(random, length, _MIXTURES[mixture]) for _ in range(size)]
         return torch.tensor([ids for ids, _ in pairs]), torch.tensor([mask for _, mask in pairs])
 

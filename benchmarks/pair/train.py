@@ -29,23 +29,37 @@ class Stage:
     mixture: str = "even"
 
 
-def train(shape: Shape, stages: list[Stage], rate: float, sequences: Sequences, folder: Path) -> torch.nn.Module:
+@dataclass(frozen=True)
+class Run:
+    """Stages under one learning rate schedule: warm-up, constant `rate`, then linear to nothing over the last third."""
+
+    rate: float
+    stages: list[Stage]
+
+    def plan(self) -> list[tuple[Stage, float]]:
+        """Stage and learning rate of every step."""
+        steps = [stage for stage in self.stages for _ in range(stage.steps)]
+        return [(stage, self.rate * _factor(step, len(steps))) for step, stage in enumerate(steps)]
+
+
+def train(shape: Shape, runs: list[Run], sequences: Sequences, folder: Path) -> torch.nn.Module:
     """The trained model in float32; `folder` gets checkpoint.pt and log.jsonl."""
     model = seeding.seeded(shape)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     done, seconds = _resume(folder, model, optimizer)
-    plan = [stage for stage in stages for _ in range(stage.steps)]
+    plan = [step for run in runs for step in run.plan()]
     with (folder / "log.jsonl").open("a" if done else "w") as log, tqdm(total=len(plan), initial=done, desc=folder.name) as bar:
         for step in range(done, len(plan)):
             start = time.perf_counter()
+            stage, rate = plan[step]
             for group in optimizer.param_groups:
-                group["lr"] = rate * _factor(step, len(plan))
-            row = _step(model, optimizer, sequences, plan[step], Random(f"{shape.seed}/{step}"))
+                group["lr"] = rate
+            row = _step(model, optimizer, sequences, stage, Random(f"{shape.seed}/{step}"))
             seconds += time.perf_counter() - start
-            log.write(json.dumps({"step": step, "length": plan[step].length, "seconds": round(seconds, 1), **row}) + "\n")
+            log.write(json.dumps({"step": step, "length": stage.length, "seconds": round(seconds, 1), **row}) + "\n")
             log.flush()
             bar.update()
             bar.set_postfix({name: f"{value:.2f}" for name, value in row.items()}, refresh=False)
@@ -81,7 +95,7 @@ def _loss(model, hidden: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) ->
 
 
 def _factor(step: int, steps: int) -> float:
-    """Warm-up, constant, then linear to nothing over the last third."""
+    """Share of the full learning rate."""
     return min(1.0, (step + 1) / _WARMUP, max(0.02, (steps - step) / (steps / 3)))
 
 
