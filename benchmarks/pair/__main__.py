@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.pair import export, vocabulary
 from benchmarks.pair.batches import Sequences
-from benchmarks.pair.plans import RATE, STAGES
+from benchmarks.pair.plans import RUNS
 from benchmarks.pair.shapes import SHAPES
 from benchmarks.pair.train import train
 
@@ -27,7 +27,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.work / "tokenizer")
     sequences = Sequences(lambda piece: tokenizer.encode(piece, add_special_tokens=False))
     for name in arguments.models:
-        model = train(SHAPES[name], STAGES[name], RATE[name], sequences, arguments.work / name)
+        model = train(SHAPES[name], RUNS[name], sequences, arguments.work / name)
         export.write(model.to(torch.bfloat16), tokenizer, arguments.work / name, arguments.out / name)
 
 

@@ -12,7 +12,10 @@ from benchmarks import text
 from benchmarks.pair import vocabulary
 from benchmarks.quality import forms
 
-_KINDS = {"pass_keys": 42, "many_queries": 22, "many_values": 5, "variables": 12, "people": 14, "votes": 8}
+_MIXTURES = {
+    "even": {"pass_keys": 42, "many_queries": 22, "many_values": 5, "variables": 12, "people": 14, "votes": 8},
+    "lists": {"pass_keys": 24, "many_queries": 45, "many_values": 8, "variables": 9, "people": 6, "votes": 8},
+}
 _BETWEEN = (" ",) * 6 + ("\n",) * 2 + ("\n\n",) * 2
 _SYLLABLES = (
     "ba",
@@ -49,13 +52,13 @@ class Sequences:
         self._fillers = [[encode(" " + piece) for piece in book] for book in prose]
         self._fillers.append([encode("\n\n" + piece)[:200] for piece in code])
 
-    def batch(self, random: Random, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids `[size, length]` int64 and the mask of answer tokens, of the same shape."""
-        pairs = [self._sequence(random, length) for _ in range(size)]
+    def batch(self, random: Random, size: int, length: int, mixture: str = "even") -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids `[size, length]` int64 and the mask of answer tokens, of the same shape; `mixture` weighs the questions."""
+        pairs = [self._sequence(random, length, _MIXTURES[mixture]) for _ in range(size)]
         return torch.tensor([ids for ids, _ in pairs]), torch.tensor([mask for _, mask in pairs])
 
-    def _sequence(self, random: Random, length: int) -> tuple[list[int], list[bool]]:
-        statements, questions = self._facts(random, int(length * random.choice((0.1, 0.2, 0.4, 0.6, 0.8))))
+    def _sequence(self, random: Random, length: int, kinds: dict[str, int]) -> tuple[list[int], list[bool]]:
+        statements, questions = self._facts(random, int(length * random.choice((0.1, 0.2, 0.4, 0.6, 0.8))), kinds)
         taken = sum(len(ids) for _, ids in statements) + sum(len(ask) + len(answer) for ask, answer in questions)
         filler = self._filler(random, length - taken)
         gaps = random.random() < 0.5  # prose between the questions, or questions in a row
@@ -68,12 +71,12 @@ class Sequences:
         pairs = [(token, masked) for piece, masked in pieces + rest for token in piece][:length]
         return [token for token, _ in pairs], [masked for _, masked in pairs]
 
-    def _facts(self, random: Random, budget: int) -> tuple[list, list]:
+    def _facts(self, random: Random, budget: int, kinds: dict[str, int]) -> tuple[list, list]:
         """Statements with the place (0 to 1) each has in the text, and questions with answers, of about `budget` tokens."""
         used: set[str] = set()
         statements, questions, taken = [], [], 0
         while taken < budget or not questions:
-            drawn = self._draw(random, used, max(16, budget - taken))
+            drawn = self._draw(random, used, max(16, budget - taken), kinds)
             places = sorted(random.random() for _ in drawn.statements)
             blank = random.choice(_BETWEEN)
             new = [(at, self._encode(blank + one)) for at, one in zip(places, drawn.statements, strict=True)]
@@ -86,8 +89,8 @@ class Sequences:
         random.shuffle(questions)
         return sorted(statements, key=lambda pair: pair[0]), questions
 
-    def _draw(self, random: Random, used: set[str], budget: int) -> forms.Facts:
-        kind = random.choices(list(_KINDS), _KINDS.values())[0]
+    def _draw(self, random: Random, used: set[str], budget: int, kinds: dict[str, int]) -> forms.Facts:
+        kind = random.choices(list(kinds), kinds.values())[0]
         most = max(1, budget // 28)  # of facts that fit, questions included
         if kind == "many_queries" and budget > 120:
             asked = random.randint(2, 4)

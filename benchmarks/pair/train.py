@@ -21,30 +21,45 @@ _LANGUAGE_SHARE, _LANGUAGE_WEIGHT = 0.12, 0.3  # of the tokens that are no answe
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` batches of `size` sequences of `length` tokens."""
+    """`steps` batches of `size` sequences of `length` tokens, with a mixture of questions."""
 
     steps: int
     size: int
     length: int
+    mixture: str = "even"
 
 
-def train(shape: Shape, stages: list[Stage], rate: float, sequences: Sequences, folder: Path) -> torch.nn.Module:
+@dataclass(frozen=True)
+class Run:
+    """Stages under one learning rate schedule: warm-up, constant `rate`, then linear to nothing over the last third."""
+
+    rate: float
+    stages: list[Stage]
+
+    def plan(self) -> list[tuple[Stage, float]]:
+        """Stage and learning rate of every step."""
+        steps = [stage for stage in self.stages for _ in range(stage.steps)]
+        return [(stage, self.rate * _factor(step, len(steps))) for step, stage in enumerate(steps)]
+
+
+def train(shape: Shape, runs: list[Run], sequences: Sequences, folder: Path) -> torch.nn.Module:
     """The trained model in float32; `folder` gets checkpoint.pt and log.jsonl."""
     model = seeding.seeded(shape)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     done, seconds = _resume(folder, model, optimizer)
-    plan = [stage for stage in stages for _ in range(stage.steps)]
+    plan = [step for run in runs for step in run.plan()]
     with (folder / "log.jsonl").open("a" if done else "w") as log, tqdm(total=len(plan), initial=done, desc=folder.name) as bar:
         for step in range(done, len(plan)):
             start = time.perf_counter()
+            stage, rate = plan[step]
             for group in optimizer.param_groups:
-                group["lr"] = rate * _factor(step, len(plan))
-            row = _step(model, optimizer, sequences, plan[step], Random(f"{shape.seed}/{step}"))
+                group["lr"] = rate
+            row = _step(model, optimizer, sequences, stage, Random(f"{shape.seed}/{step}"))
             seconds += time.perf_counter() - start
-            log.write(json.dumps({"step": step, "length": plan[step].length, "seconds": round(seconds, 1), **row}) + "\n")
+            log.write(json.dumps({"step": step, "length": stage.length, "seconds": round(seconds, 1), **row}) + "\n")
             log.flush()
             bar.update()
             bar.set_postfix({name: f"{value:.2f}" for name, value in row.items()}, refresh=False)
@@ -54,7 +69,7 @@ def train(shape: Shape, stages: list[Stage], rate: float, sequences: Sequences, 
 
 
 def _step(model, optimizer, sequences: Sequences, stage: Stage, random: Random) -> dict[str, float]:
-    ids, answers = sequences.batch(random, stage.size, stage.length)
+    ids, answers = sequences.batch(random, stage.size, stage.length, stage.mixture)
     generator = torch.Generator().manual_seed(random.getrandbits(40))
     language = (torch.rand(ids.shape, generator=generator) < _LANGUAGE_SHARE) & ~answers
     language[:, 0] = False
@@ -80,7 +95,7 @@ def _loss(model, hidden: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) ->
 
 
 def _factor(step: int, steps: int) -> float:
-    """Warm-up, constant, then linear to nothing over the last third."""
+    """Share of the full learning rate."""
     return min(1.0, (step + 1) / _WARMUP, max(0.02, (steps - step) / (steps / 3)))
 
 
