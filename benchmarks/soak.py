@@ -7,12 +7,14 @@ must have equal tokens) and nothing is left in the pools. The slope of the serve
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,39 +46,46 @@ def main() -> None:
     """Exit status 0 if the server held out."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--in-flight", type=int, default=24, help="clients, each with one request at a time")
+    parser.add_argument("--in-flight", type=int, nargs=2, default=(8, 64), metavar=("LOW", "HIGH"), help="goes up and down")
     parser.add_argument("--pool", type=int, default=9000, help="--max-total-tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. tp 2 (without the dashes)"
     )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, launch.serve(_command(arguments), Path(folder) / "server.log") as url:
-        outcome = soak(url, arguments.minutes * 60, arguments.in_flight, arguments.seed)
-        log = (Path(folder) / "server.log").read_text()
-    outcome.counts["retractions"] = log.count("KV cache pool is full. Retract requests")
-    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run(Path(folder), arguments.minutes, arguments.in_flight, arguments.seed, arguments.pool, arguments.option)
     print(json.dumps({"counts": outcome.counts, "memory_slope_mib_per_minute": slope(outcome.memory)}, indent=2))
     for problem in outcome.problems[:20]:
         print("problem: " + problem)
     sys.exit(1 if outcome.problems else 0)
 
 
-def _command(arguments: argparse.Namespace) -> list[str]:
+def run(folder: Path, minutes: float, in_flight: tuple[int, int], seed: int, pool: int, option: Sequence[str]) -> Outcome:
+    """A server, the soak on it, and what its log counted."""
     sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(_PAIR / "draft"), "--spec-prefill-min-tokens", "200"]
-    more = [f"--{arguments.option[0]}", *arguments.option[1:]] if arguments.option else []
-    limits = {"chunked_prefill_size": "512", "max_total_tokens": str(arguments.pool), "max_running_requests": "32"}
-    return launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
+    more = [f"--{option[0]}", *option[1:]] if option else []
+    limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
+    words = launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
+    with launch.serve(words, folder / "server.log") as url:
+        outcome = soak(url, minutes * 60, in_flight, seed)
+        log = (folder / "server.log").read_text()
+    outcome.counts["retractions"] = log.count("KV cache pool is full. Retract requests")
+    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
+    return outcome
 
 
-def soak(url: str, seconds: float, in_flight: int, seed: int) -> Outcome:
+def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Outcome:
     """Run the mix for a time, then check what is left."""
     outcome, lock, start = Outcome(), threading.Lock(), time.monotonic()
-    before = _state(url)
+    before = _states(url)
 
     def client(number: int) -> None:
         draw = random.Random(f"{seed}/{number}")
-        while time.monotonic() - start < seconds:
+        while (now := time.monotonic() - start) < seconds:
+            if number >= _level(now, *in_flight):
+                time.sleep(0.2)
+                continue
             kind = draw.choices(list(_KINDS), _KINDS.values())[0]
             try:
                 kept = _CLIENTS[kind](url, draw)
@@ -86,10 +95,11 @@ def soak(url: str, seconds: float, in_flight: int, seed: int) -> Outcome:
                 continue
             with lock:
                 outcome.counts[kind] += 1
-                if kept and draw.random() < _SAMPLED:
+                # replicas remember their own conversations only, so a turn may be asked afresh by another one
+                if kept and draw.random() < _SAMPLED and (kind != "conversation" or len(before) == 1):
                     outcome.sampled.append(kept)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(in_flight)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(in_flight[1])]
     for thread in threads:
         thread.start()
     with tqdm(total=round(seconds), unit="s", desc="soak") as bar:
@@ -101,13 +111,18 @@ def soak(url: str, seconds: float, in_flight: int, seed: int) -> Outcome:
     return outcome
 
 
+def _level(seconds: float, low: int, high: int) -> int:
+    """Clients that are active: from low to high and back every minute."""
+    return low + round((high - low) * (0.5 - 0.5 * math.cos(2 * math.pi * seconds / 60)))
+
+
 def slope(memory: list[tuple[float, float]]) -> float:
     """MiB per minute of the second half, when caches have filled."""
     half = memory[len(memory) // 2 :]
     return round(60 * linregress([at for at, _ in half], [size for _, size in half]).slope, 2) if len(half) > 2 else 0.0
 
 
-def _check_rest(url: str, before: dict, outcome: Outcome) -> None:
+def _check_rest(url: str, before: list[dict], outcome: Outcome) -> None:
     launch.flush(url, deadline_s=120)
     for turns in tqdm(outcome.sampled, desc="asking again"):
         launch.flush(url)
@@ -117,16 +132,17 @@ def _check_rest(url: str, before: dict, outcome: Outcome) -> None:
             if answer != wanted:
                 outcome.problems.append(f"another answer alone: {len(ids)} tokens, {custom}: {wanted} then {answer}")
     launch.flush(url)
-    load = requests.get(url + "/v1/loads?include=core", timeout=60).json()["loads"][0]
-    if load["num_used_tokens"] or load["num_waiting_reqs"]:
-        outcome.problems.append(f"not given back: {load}")
-    for name in ("draft_available_tokens", "draft_available_requests"):
-        if _state(url)[name] != before[name]:
-            outcome.problems.append(f"{name} was {before[name]}, is {_state(url)[name]}")
+    for load in requests.get(url + "/v1/loads?include=core", timeout=60).json()["loads"]:
+        if load["num_used_tokens"] or load["num_waiting_reqs"]:
+            outcome.problems.append(f"not given back: {load}")
+    if (after := _states(url)) != before:
+        outcome.problems.append(f"the draft's pools were {before}, are {after}")
 
 
-def _state(url: str) -> dict:
-    return requests.get(url + "/server_info", timeout=60).json()["internal_states"][0]["spec_prefill"]
+def _states(url: str) -> list[dict]:
+    """Sizes, free slots and rows of the draft's pools, per data-parallel rank."""
+    blocks = [one["spec_prefill"] for one in requests.get(url + "/server_info", timeout=60).json()["internal_states"]]
+    return [{name: value for name, value in block.items() if name.startswith("draft_")} for block in blocks]
 
 
 def _memory() -> float:

@@ -2,7 +2,7 @@
 
 import logging
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -122,11 +122,11 @@ class Stage:
                 return size
         return min(len(prompts), MAX_PROMPTS)
 
-    def remember(self, prompt: Prompt, outcome: Outcome, answer: Callable[[], array | None]) -> None:
-        """Keep what was selected, for the same prompt again and for the turn after it."""
-        assert outcome.positions is not None
-        settings = _settings(prompt)
-        self.turns.add(Turn(ids=prompt.ids, positions=outcome.positions, settings=settings, answer=answer))
+    def remember(self, prompt: Prompt, positions: np.ndarray) -> Turn:
+        """Keep what was selected, for the same prompt again and, once the turn has its `answer`, for the turn after it."""
+        turn = Turn(ids=prompt.ids, positions=positions, settings=_settings(prompt))
+        self.turns.add(turn)
+        return turn
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""

@@ -16,7 +16,7 @@ MAX_TOKENS = 1 << 22  # remembered prompt tokens, 32 MiB of ids
 MAX_TURNS = 4096
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Turn(msgspec.Struct, kw_only=True, eq=False):
     """One sparse prompt.
 
     Attributes
@@ -27,14 +27,14 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Kept positions in the order they are prefilled.
     settings : hashable
         What the selection depended on besides the prompt.
-    answer : callable
-        The generated ids so far, `array('q')`, or None while they are not final.
+    answer : array('q') or None
+        The generated ids, once they are final; None before, and if the request was aborted.
     """
 
     ids: array
     positions: np.ndarray
     settings: tuple
-    answer: Callable[[], array | None]
+    answer: array | None = None
 
 
 class Turns:
@@ -104,7 +104,7 @@ class Turns:
 
 def _end(turn: Turn, ids: array) -> int:
     """Where the turn's answer ends in longer `ids`; the token that ended the answer may be left out. 0: it is not there."""
-    answer, start = turn.answer(), len(turn.ids)
+    answer, start = turn.answer, len(turn.ids)
     if not answer or ids[:start] != turn.ids:
         return 0
     lengths = (n for n in (len(answer), len(answer) - 1) if n and start + n < len(ids))

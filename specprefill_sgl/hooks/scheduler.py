@@ -3,7 +3,8 @@
 import contextlib
 import logging
 from array import array
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -18,12 +19,15 @@ from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.stage import MAX_PROMPTS, Outcome, Prompt, Stage
 from specprefill_sgl.state import PromptState, attach, state_of
+from specprefill_sgl.turns import Turn
 
 logger = logging.getLogger(__name__)
 
 _STAGE = "_spec_prefill_stage"
 _GROUP = "_spec_prefill_group"  # requests of the group in progress
 _METRICS = "_spec_prefill_metrics"
+_TURNS = "_spec_prefill_open_turns"
+_MAX_OPEN_TURNS = 1024  # a request aborted in the queue stays until 1,024 others came after it
 _DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
 
 
@@ -85,6 +89,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     stage = stage_of(scheduler)
     if stage is None:
         return original(scheduler, prefill_delayer_single_pass, running_batch)
+    _close_turns(scheduler)
     _admit_ready_grammars(scheduler)
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
@@ -269,7 +274,7 @@ def _decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     assert outcome.positions is not None
     stage = stage_of(scheduler)
     assert stage is not None
-    stage.remember(_prompt(req, stage), outcome, _answer_of(req))
+    _open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome.positions)))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)
@@ -277,15 +282,24 @@ def _decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     req.full_untruncated_fill_ids = array("q")
 
 
-def _answer_of(req: Any) -> Callable[[], array | None]:
-    """The generated ids, once the request has ended otherwise than by an abort."""
+def _open_turns(scheduler: Any) -> deque[tuple[Any, Turn]]:
+    """Sparse requests whose answers are not final, with their turns."""
+    turns = getattr(scheduler, _TURNS, None)
+    if turns is None:
+        turns = deque(maxlen=_MAX_OPEN_TURNS)
+        setattr(scheduler, _TURNS, turns)
+    return turns
 
-    def answer() -> array | None:
-        if not req.finished() or req.finished_reason.to_json()["type"] == "abort":
-            return None
-        return array("q", req.output_ids)
 
-    return answer
+def _close_turns(scheduler: Any) -> None:
+    """Give answers that became final to their turns, so that turns outlive requests without holding them."""
+    turns = _open_turns(scheduler)
+    for _ in range(len(turns)):
+        req, turn = turns.popleft()
+        if not req.finished():
+            turns.append((req, turn))
+        elif req.finished_reason.to_json()["type"] != "abort":
+            turn.answer = array("q", req.output_ids)
 
 
 @contextlib.contextmanager

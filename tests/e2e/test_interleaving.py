@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import uuid
 
 import pytest
 import requests
@@ -42,13 +43,16 @@ def slow_draft(server, faults):
 
 
 class Stream(threading.Thread):
-    """A streaming request; `times` are those of its tokens."""
+    """A streaming request; `times` are those of its tokens.
 
-    def __init__(self, server, ids, custom, tokens, rid):
+    Ids are never reused: SGLang aborts whatever has the id of a stream two seconds after that stream has ended.
+    """
+
+    def __init__(self, server, ids, custom, tokens):
         super().__init__()
-        self.times, self.last = [], None
+        self.times, self.last, self.rid = [], None, uuid.uuid4().hex
         self._url = server.url + "/generate"
-        self._body = body_of(ids, custom=custom, params={"max_new_tokens": tokens}, stream=True, rid=rid)
+        self._body = body_of(ids, custom=custom, params={"max_new_tokens": tokens}, stream=True, rid=self.rid)
         self.start()
 
     def run(self):
@@ -67,20 +71,20 @@ def _until(condition, seconds=60):
 
 
 def test_running_requests_decode_between_the_chunks_of_a_draft(server, slow_draft):
-    running = Stream(server, prompt_ids(40, seed=1), DENSE, 400, "running")
+    running = Stream(server, prompt_ids(40, seed=1), DENSE, 400)
     _until(lambda: running.times)
     sent = time.monotonic()
-    long = Stream(server, prompt_ids(LONG, seed=2), SPARSE, 4, "long")
+    long = Stream(server, prompt_ids(LONG, seed=2), SPARSE, 4)
     long.join()
     between = [at for at in running.times if sent < at < long.times[0]]
-    requests.post(server.url + "/abort_request", json={"rid": "running"}, timeout=30)
+    requests.post(server.url + "/abort_request", json={"rid": running.rid}, timeout=30)
     running.join()
     assert long.last["meta_info"]["spec_prefill"]["applied"]
     assert len(between) >= LONG // CHUNK - 1
 
 
 def test_a_short_dense_prompt_overtakes_a_long_draft(server, slow_draft):
-    long = Stream(server, prompt_ids(LONG, seed=3), SPARSE, 4, "long")
+    long = Stream(server, prompt_ids(LONG, seed=3), SPARSE, 4)
     time.sleep(0.5)
     short = server.generate(prompt_ids(40, seed=4), custom=DENSE)
     done = time.monotonic()
@@ -92,7 +96,7 @@ def test_a_short_dense_prompt_overtakes_a_long_draft(server, slow_draft):
 def test_drafts_are_first_come_first_served(server, slow_draft):
     streams = []
     for number in range(3):
-        streams.append(Stream(server, prompt_ids(700 - 200 * number, seed=10 + number), SPARSE, 4, f"r{number}"))
+        streams.append(Stream(server, prompt_ids(700 - 200 * number, seed=10 + number), SPARSE, 4))
         time.sleep(0.15)
     for stream in streams:
         stream.join()
@@ -101,9 +105,9 @@ def test_drafts_are_first_come_first_served(server, slow_draft):
 
 def test_an_abort_in_the_middle_of_a_draft_ends_it(server, slow_draft):
     """The draft of 16 chunks would go on for 3 seconds; the next request must not wait for it."""
-    long = Stream(server, prompt_ids(LONG, seed=5), SPARSE, 4, "gone")
+    long = Stream(server, prompt_ids(LONG, seed=5), SPARSE, 4)
     time.sleep(0.7)
-    requests.post(server.url + "/abort_request", json={"rid": "gone"}, timeout=30)
+    requests.post(server.url + "/abort_request", json={"rid": long.rid}, timeout=30)
     long.join()
     assert long.last is None or long.last["meta_info"]["finish_reason"]["type"] == "abort"
     start = time.monotonic()
@@ -120,7 +124,7 @@ def test_interleaved_drafts_answer_as_drafts_alone(server):
         server.flush()
         wanted.append(server.generate(ids, custom=custom)["output_ids"])
     server.flush()
-    streams = [Stream(server, ids, custom, 8, f"x{number}") for number, (ids, custom) in enumerate(prompts)]
+    streams = [Stream(server, ids, custom, 8) for number, (ids, custom) in enumerate(prompts)]
     for stream in streams:
         stream.join()
     assert [stream.last["output_ids"] for stream in streams] == wanted

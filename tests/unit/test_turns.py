@@ -16,7 +16,7 @@ def ids_of(*parts):
 
 
 def turn_of(ids, answer=None, settings=(0.2, ())):
-    return Turn(ids=ids, positions=np.arange(0, len(ids), 2), settings=settings, answer=lambda: answer)
+    return Turn(ids=ids, positions=np.arange(0, len(ids), 2), settings=settings, answer=answer)
 
 
 PROMPT = range(1000, 1200)

@@ -1,0 +1,21 @@
+"""Three minutes of a random mix against a pool that is always too small; half a minute each with two ranks and two replicas."""
+
+import pytest
+
+from benchmarks import soak
+
+
+@pytest.mark.parametrize(
+    ("minutes", "in_flight", "option"),
+    [(3, (8, 64), ()), (0.5, (8, 24), ("tp", "2")), (0.5, (8, 24), ("dp-size", "2"))],
+    ids=["one", "tensor parallel", "data parallel"],
+)
+def test_nothing_is_lost_or_wrong(tmp_path, minutes, in_flight, option):
+    outcome = soak.run(tmp_path, minutes, in_flight, seed=1, pool=9000, option=option)
+    print(outcome.counts, "MiB per minute:", soak.slope(outcome.memory))
+    assert outcome.problems == []
+    assert outcome.counts["sparse"] > 0
+    assert outcome.counts["asked again"] > 0
+    assert outcome.counts["draft failures"] == 0
+    if not option:
+        assert outcome.counts["retractions"] > 0
