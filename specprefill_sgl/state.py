@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.prompts import Outcome
 from specprefill_sgl.skipcode import offsets_of
-from specprefill_sgl.stage import Outcome
 
 _ATTRIBUTE = "spec_prefill"
 

@@ -7,7 +7,7 @@ import pytest
 
 from specprefill_sgl.config import SpecPrefillConfig
 from specprefill_sgl.eligibility import dense_reason
-from specprefill_sgl.hooks import scheduler
+from specprefill_sgl.hooks import decisions
 from specprefill_sgl.options import RequestOptions
 from specprefill_sgl.state import state_of
 
@@ -80,6 +80,6 @@ def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
     from sglang.srt.runtime_context import get_parallel
 
     with get_parallel().override(tp_rank=0):
-        scheduler._see(req, SimpleNamespace(config=CONFIG))
+        decisions.see(SimpleNamespace(metrics_reporter=None), req, SimpleNamespace(config=CONFIG))
     assert "spec_prefill_keep_ratio" in req.to_finish.message
     assert state_of(req).outcome.reason == "aborted"

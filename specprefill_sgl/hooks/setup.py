@@ -1,0 +1,63 @@
+"""The draft joins the scheduler while SGLang starts: weights and pools, attention backend, forward runner."""
+
+import logging
+from typing import Any
+
+import torch
+
+from specprefill_sgl import compat
+from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.ranks import Ranks
+from specprefill_sgl.stage import Stage
+
+logger = logging.getLogger(__name__)
+
+_STAGE = "_spec_prefill_stage"
+_DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked prefill is off
+
+
+def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.maybe_init_draft_worker: draft weights and pools, before SGLang sizes the target's pool.
+
+    Raises
+    ------
+    ConfigError
+        If a hook did not apply or the draft cannot be loaded; the server stops.
+    """
+    config = config_of(scheduler.server_args)
+    if config is None:
+        return
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.runtime_context import get_parallel
+
+    from specprefill_sgl.draft.model import load
+    from specprefill_sgl.hooks import verify
+
+    verify()
+    draft_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
+    chunked = resolving_view(scheduler.server_args).chunked_prefill_size
+    chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
+    draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
+    if scheduler.tp_worker.model_runner.sliding_window_size:
+        logger.warning(
+            "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."
+        )
+    setattr(scheduler, _STAGE, Stage(config, draft, Ranks(get_parallel().tp_group), vocab_size=draft_config.vocab_size))
+
+
+def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.init_all_attention_backends."""
+    if (stage := stage_of(scheduler)) is not None:
+        stage.draft.init_attention_backend()
+
+
+def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
+    """AFTER Scheduler.init_all_cuda_graphs; without gradients, as SGLang's own."""
+    if (stage := stage_of(scheduler)) is not None:
+        with torch.no_grad():
+            stage.draft.init_runner()
+
+
+def stage_of(scheduler: Any) -> Stage | None:
+    """The scheduler's stage, None without `--spec-prefill`."""
+    return getattr(scheduler, _STAGE, None)
