@@ -41,7 +41,9 @@ def test_32_at_once_are_all_right(mode, judge, requests_, pair_of, tmp_path):
     faults = Faults(tmp_path / "faults")
     with serve(tmp_path, target, *sparse_options(draft), *options, env={**env, **faults.env}) as server:
         start = server.draft_pools()
+        faults.switch("slow_step", on=mode == "defaults")  # so that prompts wait together
         replies = all_at_once(server, requests_)
+        faults.switch("slow_step", on=False)
         assert judge.wrong(replies, requests_) == []
         assert judge.wrong(all_at_once(server, requests_), requests_) == []  # again, now with a full radix cache
         if mode == "defaults":  # where several prompts fit one draft forward
