@@ -8,25 +8,30 @@ import openai
 import requests
 import sglang as sgl
 
-from benchmarks.demo.server import DemoError
+from benchmarks import launch
 
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = 4
+
+
+class DemoError(RuntimeError):
+    """Something is wrong with the demo; the message is one sentence."""
 
 
 @dataclass
-class Timed:
+class Reply:
     """One request: `ttft_s` is the time to the first streamed token, None where a route does not stream."""
 
     spec_prefill: dict
+    text: str
     total_s: float
     ttft_s: float | None = None
 
 
-def generate(url: str, prompt: str, *, sparse: bool) -> Timed:
+def generate(url: str, prompt: str, *, sparse: bool) -> Reply:
     """`/generate`, streamed, with a cold radix cache."""
-    _flush(url)
+    launch.flush(url)
     custom = {"spec_prefill": sparse, "spec_prefill_return_positions": True}
-    params = {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "ignore_eos": True, "custom_params": custom}
+    params = {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "custom_params": custom}
     body = {"text": prompt, "sampling_params": params, "stream": True}
     start, first, last = time.perf_counter(), None, None
     with requests.post(url + "/generate", json=body, stream=True, timeout=600) as response:
@@ -37,12 +42,12 @@ def generate(url: str, prompt: str, *, sparse: bool) -> Timed:
                 last = json.loads(line[6:])
     if first is None or last is None or "meta_info" not in last:
         raise DemoError(f"/generate did not answer: {last}")
-    return Timed(last["meta_info"]["spec_prefill"], time.perf_counter() - start, first - start)
+    return Reply(last["meta_info"]["spec_prefill"], last["text"], time.perf_counter() - start, first - start)
 
 
-def openai_chat(url: str, prompt: str) -> Timed:
+def openai_chat(url: str, prompt: str) -> Reply:
     """The OpenAI chat route with the `openai` client; `return_meta_info` brings the reply object."""
-    _flush(url)
+    launch.flush(url)
     client = openai.OpenAI(base_url=url + "/v1", api_key="none")
     start = time.perf_counter()
     chat = client.chat.completions.create(
@@ -56,12 +61,12 @@ def openai_chat(url: str, prompt: str) -> Timed:
     info = chat.choices[0].model_extra["meta_info"]["spec_prefill"]
     if chat.usage.prompt_tokens != info["prompt_tokens"]:
         raise DemoError(f"OpenAI usage counts {chat.usage.prompt_tokens} prompt tokens, not {info['prompt_tokens']}")
-    return Timed(info, total_s)
+    return Reply(info, chat.choices[0].message.content, total_s)
 
 
-def frontend(url: str, document: str, question: str) -> Timed:
+def frontend(url: str, document: str, question: str) -> Reply:
     """An SGLang frontend program. It has no place for custom_params, so the server's own settings hold."""
-    _flush(url)
+    launch.flush(url)
 
     @sgl.function
     def ask(s, document, question):
@@ -71,13 +76,4 @@ def frontend(url: str, document: str, question: str) -> Timed:
     start = time.perf_counter()
     state = ask.run(document=document, question=question, backend=sgl.RuntimeEndpoint(url))
     info = state.get_meta_info("answer")["spec_prefill"]
-    return Timed(info, time.perf_counter() - start)
-
-
-def _flush(url: str) -> None:
-    """Empty the radix cache, so that dense and sparse both start cold."""
-    for _ in range(100):
-        if requests.post(url + "/flush_cache", timeout=60).status_code == 200:
-            return
-        time.sleep(0.1)
-    raise DemoError("the radix cache could not be flushed")
+    return Reply(info, state["answer"], time.perf_counter() - start)

@@ -2,28 +2,29 @@
 
 import os
 import sys
-from statistics import median
 
-from benchmarks.demo.client import Timed
+from benchmarks.demo.client import Reply
 
-HEADER = ("route", "prompt tokens", "kept tokens", "draft ms", "TTFT dense s", "TTFT sparse s", "dense / sparse")
+HEADER = ("request", "answer", "prompt tokens", "kept tokens", "draft ms", "TTFT dense s", "TTFT sparse s", "dense / sparse")
 _SHOWN_CHARACTERS = 160  # of each end of a dropped stretch
 
 
-def table(dense: list[Timed], sparse: list[Timed], others: dict[str, Timed]) -> str:
-    """Rows per route; TTFTs are medians of the same run."""
-    dense_s, sparse_s = (median(one.ttft_s or 0.0 for one in runs) for runs in (dense, sparse))
-    info = sparse[0].spec_prefill
-    draft_ms = median(one.spec_prefill["draft_ms"] for one in sparse)
-    rows = [HEADER, _row("/generate", info, draft_ms, f"{dense_s:.3f}", f"{sparse_s:.3f}", f"{dense_s / sparse_s:.2f}x")]
-    for name, one in others.items():
-        rows.append(_row(name, one.spec_prefill, one.spec_prefill["draft_ms"], "", f"total {one.total_s:.3f}", ""))
+def table(questions: list[tuple[str, str]], pairs: list[tuple[Reply, Reply]], others: dict[str, Reply]) -> str:
+    """A row per question asked dense and sparse, and one per other route."""
+    rows = [HEADER]
+    for (question, _), (dense, sparse) in zip(questions, pairs, strict=True):
+        assert dense.ttft_s is not None
+        assert sparse.ttft_s is not None
+        times = (f"{dense.ttft_s:.3f}", f"{sparse.ttft_s:.3f}", f"{dense.ttft_s / sparse.ttft_s:.2f}x")
+        rows.append(_row(f"{question} ...", sparse, *times))
+    rows += [_row(name, one, "", f"total {one.total_s:.3f}", "") for name, one in others.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def _row(route: str, info: dict, draft_ms: float, *rest: str) -> tuple[str, ...]:
-    return route, str(info["prompt_tokens"]), str(info["kept_tokens"]), f"{draft_ms:.0f}", *rest
+def _row(name: str, reply: Reply, *times: str) -> tuple[str, ...]:
+    info = reply.spec_prefill
+    return name, reply.text.strip(), str(info["prompt_tokens"]), str(info["kept_tokens"]), f"{info['draft_ms']:.0f}", *times
 
 
 def highlighted(tokenizer, ids: list[int], positions: list[int]) -> str:

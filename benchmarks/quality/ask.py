@@ -9,7 +9,7 @@ from tqdm import tqdm
 from benchmarks.quality import tasks
 from benchmarks.quality.controls import CONTROLS
 
-IN_FLIGHT = 4
+IN_FLIGHT = 8
 DENSE = "dense"
 
 

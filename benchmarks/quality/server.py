@@ -39,7 +39,7 @@ def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[Qu
         dtype="float32",
         max_total_tokens="40000",
         chunked_prefill_size="2048",
-        max_running_requests="8",
+        max_running_requests="16",
     )
     with launch.serve(words, folder / "server.log", {**env, SETTINGS: str(settings)}) as url:
         yield QualityServer(url, settings)
