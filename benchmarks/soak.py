@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--in-flight", type=int, nargs=2, default=(8, 64), metavar=("LOW", "HIGH"), help="goes up and down")
-    parser.add_argument("--pool", type=int, default=9000, help="--max-total-tokens")
+    parser.add_argument("--pool", type=int, default=4000, help="--max-total-tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. tp 2 (without the dashes)"
@@ -66,11 +66,12 @@ def run(folder: Path, minutes: float, in_flight: tuple[int, int], seed: int, poo
     sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(_PAIR / "draft"), "--spec-prefill-min-tokens", "200"]
     more = [f"--{option[0]}", *option[1:]] if option else []
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
+    limits["schedule_conservativeness"] = "0.05"  # admit more than the pool holds
     words = launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
-    with launch.serve(words, folder / "server.log") as url:
+    with launch.serve(words, folder / "server.log", {"SGLANG_TEST_RETRACT": "1"}) as url:  # SGLang then retracts at times
         outcome = soak(url, minutes * 60, in_flight, seed)
         log = (folder / "server.log").read_text()
-    outcome.counts["retractions"] = log.count("KV cache pool is full. Retract requests")
+    outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
     outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
     return outcome
 
@@ -171,18 +172,18 @@ def _generate(url: str, ids: list[int], custom: dict, tokens: int, **fields) -> 
 
 def _dense(url: str, draw: random.Random):
     ids, custom = _ids(draw, 20, 900), {"spec_prefill": False}
-    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 24))["output_ids"])]
+    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 64))["output_ids"])]
 
 
 def _sparse(url: str, draw: random.Random):
     ids, custom = _ids(draw, 220, 2500), {"spec_prefill_keep_ratio": draw.choice((0.1, 0.2, 0.5))}
-    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 24))["output_ids"])]
+    return [(ids, custom, _generate(url, ids, custom, draw.randint(2, 64))["output_ids"])]
 
 
 def _conversation(url: str, draw: random.Random):
     turns, ids, custom = [], _ids(draw, 300, 1200), {"spec_prefill_keep_ratio": 0.2}
     for _ in range(draw.randint(2, 4)):
-        answer = _generate(url, ids, custom, draw.randint(3, 16))["output_ids"]
+        answer = _generate(url, ids, custom, draw.randint(3, 48))["output_ids"]
         turns.append((ids, custom, answer))
         ids = ids + answer + _ids(draw, 20, 150)
     return turns

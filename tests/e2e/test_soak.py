@@ -11,11 +11,10 @@ from benchmarks import soak
     ids=["one", "tensor parallel", "data parallel"],
 )
 def test_nothing_is_lost_or_wrong(tmp_path, minutes, in_flight, option):
-    outcome = soak.run(tmp_path, minutes, in_flight, seed=1, pool=9000, option=option)
+    outcome = soak.run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option)
     print(outcome.counts, "MiB per minute:", soak.slope(outcome.memory))
     assert outcome.problems == []
     assert outcome.counts["sparse"] > 0
     assert outcome.counts["asked again"] > 0
     assert outcome.counts["draft failures"] == 0
-    if not option:
-        assert outcome.counts["retractions"] > 0
+    assert outcome.counts["retractions"] > 0
