@@ -1,18 +1,19 @@
-"""Puts tables between the markers of RESULTS.md, and plots beside the raw results."""
+"""Puts tables between the markers of RESULTS.md and the README, and plots beside the raw results."""
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import continuation, conversation, plots, report
 from benchmarks.quality.matrix import KEEP_RATIOS
 from benchmarks.quality.results import read
 
-PAGE = Path(__file__).parent / "RESULTS.md"
+PAGES = (Path(__file__).parent / "RESULTS.md", Path(__file__).parents[2] / "README.md")
 _SHOWN = [ratio for ratio in KEEP_RATIOS if ratio < 1]
 
 
-def write(results: Path, page: Path = PAGE) -> None:
+def write(results: Path, pages: Sequence[Path] = PAGES) -> None:
     """Redraw everything the folder has results for; text outside the markers stays."""
     tables = {}
     for suite, build in _TABLES.items():
@@ -20,10 +21,11 @@ def write(results: Path, page: Path = PAGE) -> None:
         if path.exists() and (rows := read(path)):
             tables |= build(rows, results)
             tables[f"{suite} provenance"] = _provenance(path)
-    text = page.read_text()
-    for name, table in tables.items():
-        text = _filled(text, name, table)
-    page.write_text(text)
+    for page in pages:
+        text = page.read_text()
+        for name, table in tables.items():
+            text = _filled(text, name, table)
+        page.write_text(text)
 
 
 def _filled(text: str, name: str, table: str) -> str:
@@ -36,6 +38,7 @@ def _matrix(rows: list[dict], results: Path) -> dict[str, str]:
     lengths = sorted({row["length"] for row in rows})
     return {
         "dense": report.dense_table(rows, lengths),
+        "summary": report.summary(rows),
         "verdicts": report.verdicts(rows, [0.1, 0.2, 0.3], lengths),
         "methods": report.table(rows, _SHOWN),
     }

@@ -57,8 +57,28 @@ def table(rows: list[dict], keep_ratios: list[float], methods: tuple[str, ...] =
     return "\n".join(lines)
 
 
+def summary(rows: list[dict]) -> str:
+    """Accuracy over all lengths, SpecPrefill beside its controls; bold where at least 95 % of dense is kept."""
+    columns = [(ask.DENSE, 1.0), *((SPECPREFILL, ratio) for ratio in (0.1, 0.2, 0.3)), *((name, 0.2) for name in METHODS[2:])]
+    heads = ["dense"] + [f"{name.replace('_', ' ')} {ratio:g}" for name, ratio in columns[1:]]
+    lines = ["| task | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for task in tasks.TASKS:
+        cells = by_cell([row for row in rows if row["task"] == task], ("method", "keep_ratio"))
+        if dense := cells.get((ask.DENSE, 1.0)):
+            shown = [f"{mean(dense):.0%}"]
+            for column in columns[1:]:
+                found = cells.get(column, [])
+                held = found and 0 < HOLDS * mean(dense) <= mean(found)
+                shown.append((f"**{mean(found):.0%}**" if held else f"{mean(found):.0%}") if found else "")
+            lines.append(f"| {task} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
 def verdicts(rows: list[dict], keep_ratios: list[float], lengths: list[int]) -> str:
-    """Where SpecPrefill keeps at least 95 % of dense accuracy: one line per task, one cell per keep ratio and length."""
+    """Where SpecPrefill keeps at least 95 % of dense accuracy: one line per task, one cell per keep ratio.
+
+    Lengths at which dense gets nothing right are left out: there is nothing to keep.
+    """
     lines = [
         "| task | dense | " + " | ".join(f"keep {ratio:g}: lengths that hold / lose" for ratio in keep_ratios) + " |",
         "|---|---" + "|---" * len(keep_ratios) + "|",
@@ -77,7 +97,7 @@ def verdicts(rows: list[dict], keep_ratios: list[float], lengths: list[int]) -> 
                     if (row["task"], row["method"], row["keep_ratio"], row["length"]) == (task, SPECPREFILL, ratio, length)
                 ]
                 reference = [row for row in dense if row["length"] == length]
-                if sparse and reference:
+                if sparse and any(row["right"] for row in reference):
                     (hold if mean(sparse) >= HOLDS * mean(reference) else lose).append(str(length))
             cells.append(f"{', '.join(hold) or 'none'} / {', '.join(lose) or 'none'}")
         lines.append(f"| {task} | {mean(dense):.1%} | " + " | ".join(cells) + " |")

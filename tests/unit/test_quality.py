@@ -136,6 +136,13 @@ def test_a_task_holds_where_it_keeps_95_percent_of_dense():
     )
     last = report.verdicts(rows, [0.1, 0.2], [512]).splitlines()[-1]
     assert last == "| single_needle | 100.0% | none / 512 | 512 / none |"
+    assert report.summary(rows).splitlines()[-1].startswith("| single_needle | 100% | 90% | **95%** |")
+
+
+def test_where_dense_gets_nothing_right_nothing_is_held():
+    rows = _rows("dense", 1.0, [0] * 20) + _rows("specprefill", 0.1, [0] * 20)
+    assert report.verdicts(rows, [0.1], [512]).splitlines()[-1] == "| single_needle | 0.0% | none / none |"
+    assert "**" not in report.summary(rows)
 
 
 def test_a_stopped_run_knows_what_it_has(tmp_path):
