@@ -8,6 +8,7 @@ from typing import NamedTuple
 from specprefill_sgl.config import ConfigError
 
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_OPENAI = "sglang.srt.entrypoints.openai"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -33,16 +34,31 @@ HOOKS = (
     ),
     Hook("sglang.srt.entrypoints.api_contract.generate_contract_error", "AFTER", "frontend:check_generate_body", ("body",)),
     Hook(
-        "sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase.handle_request",
+        f"{_OPENAI}.serving_base.OpenAIServingBase.handle_request",
         "AROUND",
         "frontend:check_openai_request",
         ("self", "request", "raw_request"),
     ),
     Hook(
-        "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat._process_messages",
+        f"{_OPENAI}.serving_chat.OpenAIServingChat._process_messages",
         "AROUND",
         "roles:protect_messages",
         ("self", "request", "is_multimodal"),
+    ),
+    Hook(f"{_TOKENIZER_MANAGER}.generate_request", "AROUND", "openai:watch_generation", ("self", "obj")),
+    *(
+        Hook(f"{_OPENAI}.{function}", kind, f"openai:{name}", ("self", *parameters))
+        for function, kind, name, parameters in (
+            ("serving_chat.OpenAIServingChat._generate_chat_stream", "AROUND", "extend_stream", ()),
+            ("serving_completions.OpenAIServingCompletion._generate_completion_stream", "AROUND", "extend_stream", ()),
+            ("serving_chat.OpenAIServingChat._build_chat_response", "AFTER", "extend_reply", ("request", "ret")),
+            (
+                "serving_completions.OpenAIServingCompletion._build_completion_response",
+                "AFTER",
+                "extend_reply",
+                ("request", "ret"),
+            ),
+        )
     ),
     Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:check_json", ("self",)),
     Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "setup:init_draft", ("self",)),

@@ -201,6 +201,35 @@ def test_openai_chat_and_completions(server, ids, text):
     assert completion.choices[0].text == sparse["text"]
 
 
+def _reply_objects(server, path, body):
+    """Of an OpenAI reply, and of the last chunks of the same request streamed; and the number of chunks without one."""
+    whole = server.post(path, body)
+    assert whole.status_code == 200, whole.text
+    with server.post(path, {**body, "stream": True}, stream=True) as response:
+        lines = [line[6:] for line in response.iter_lines() if line.startswith(b"data: {")]
+    found = [chunk["sglext"]["spec_prefill"] for chunk in map(json.loads, lines) if "sglext" in chunk]
+    return whole.json()["sglext"]["spec_prefill"], found, len(lines) - len(found)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_openai_replies_and_streams_end_with_the_reply_object(server, ids, text, path):
+    prompt = {"prompt": ids} if path == "/v1/completions" else {"messages": [{"role": "user", "content": text}]}
+    body = {"model": "m", **prompt, "max_tokens": 6, "ignore_eos": True, "temperature": 0, "custom_params": POSITIONS}
+    reply, streamed, others = _reply_objects(server, path, body)
+    assert reply["applied"]
+    assert reply["kept_tokens"] == len(reply["positions"]) < reply["prompt_tokens"]
+    assert [one["positions"] for one in streamed] == [reply["positions"]]
+    assert others >= 5
+    dense, _, _ = _reply_objects(server, path, {**body, "custom_params": {"spec_prefill": False}})
+    assert dense["reason"] == "disabled_by_request"
+
+
+def test_openai_samples_have_a_reply_object_each(server, ids):
+    body = {"model": "m", "prompt": ids, "n": 2, "max_tokens": 3, "temperature": 0, "custom_params": SPARSE}
+    replies, streamed, _ = _reply_objects(server, "/v1/completions", body)
+    assert [one["applied"] for one in replies] == [one["applied"] for one in streamed] == [True, True]
+
+
 def test_frontend_program(server, text):
     import sglang as sgl
 
