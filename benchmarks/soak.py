@@ -68,7 +68,9 @@ def run(folder: Path, minutes: float, in_flight: tuple[int, int], seed: int, poo
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
     limits["schedule_conservativeness"] = "0.05"  # admit more than the pool holds
     words = launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
-    with launch.serve(words, folder / "server.log", {"SGLANG_TEST_RETRACT": "1"}) as url:  # SGLang then retracts at times
+    # SGLang then retracts all the time, but not, as by default, every third decode: whoever it picks would starve
+    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
+    with launch.serve(words, folder / "server.log", retracting) as url:
         outcome = soak(url, minutes * 60, in_flight, seed)
         log = (folder / "server.log").read_text()
     outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
