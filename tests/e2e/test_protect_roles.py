@@ -11,6 +11,13 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+MOVING_TEMPLATE = (
+    "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% set rest = messages[1:] if system else messages %}"
+    "{% if rest[-1]['role'] != 'user' %}{{ raise_exception('the last message must be the user\\'s') }}{% endif %}"
+    "{% for m in rest %}<{{ m['role'] }}>{% if loop.last %}{{ system }}{% endif %}{{ m['content'] }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 KEEP = 0.1
 
 
@@ -84,6 +91,21 @@ def test_protected_roles_are_kept_whole(server, roles, whole):
         assert set(_span(server, index)) <= kept, index
 
 
+def test_a_message_of_the_assistant_in_the_middle(server):
+    """SGLang rewrites a conversation that ends with one; offsets must not be read off that."""
+    kept, _ = _kept(server, spec_prefill_protect_roles=["assistant"])
+    assert set(_span(server, 3)) <= kept
+    assert not set(_span(server, 2)) <= kept
+
+
+def test_roles_need_messages(server):
+    body = {"model": "m", "messages": CONVERSATION, "input_ids": list(range(3, 300)), "max_tokens": 2}
+    response = server.post("/v1/chat/completions", {**body, "custom_params": {"spec_prefill_protect_roles": ["user"]}})
+    assert response.status_code == 400
+    assert "spec_prefill_protect_roles" in response.text
+    assert server.post("/v1/chat/completions", body).status_code == 200  # the server's own roles are no reason to refuse it
+
+
 def test_spans_and_roles_add_up(server):
     span = _span(server, 1)
     kept, _ = _kept(server, spec_prefill_protect_roles=["tool"], spec_prefill_protect=[span[0], span[0] + 40])
@@ -95,6 +117,40 @@ def test_bad_roles_are_a_400_that_names_the_field(server, value):
     response = _chat(server, spec_prefill_protect_roles=value)
     assert response.status_code == 400
     assert "spec_prefill_protect_roles" in response.text
+
+
+@pytest.fixture(scope="module")
+def strict(pair_of, tmp_path_factory):
+    """A server whose template wants a user message, puts the system message into the last one, and takes turns."""
+    target, draft = pair_of("llama")
+    folder = tmp_path_factory.mktemp("strict")
+    (folder / "template.jinja").write_text(MOVING_TEMPLATE)
+    options = [*sparse_options(draft, protect_roles="system"), "--chat-template", str(folder / "template.jinja")]
+    with serve(folder, target, *options) as running:
+        running.tokenizer = AutoTokenizer.from_pretrained(target)
+        yield running
+
+
+def test_a_template_that_moves_a_message_makes_everything_kept(strict):
+    """What cannot be located is not dropped: the default protects the system message wherever it is."""
+    messages = [CONVERSATION[0], CONVERSATION[1], CONVERSATION[3], CONVERSATION[4]]
+    response = _chat(strict, messages)
+    assert response.status_code == 200, response.text
+    info = response.json()["choices"][0]["meta_info"]["spec_prefill"]
+    assert info["kept_tokens"] == info["prompt_tokens"]
+
+
+def test_a_template_that_refuses_parts_of_a_conversation_still_protects(strict):
+    messages = [CONVERSATION[1], CONVERSATION[3], CONVERSATION[4]]
+    response = _chat(strict, messages, spec_prefill_protect_roles=["assistant"])
+    assert response.status_code == 200, response.text
+    info = response.json()["choices"][0]["meta_info"]["spec_prefill"]
+    text = "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + "<assistant>"
+    encoded = strict.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    start, end = text.index("<assistant> d"), text.index("<user> e")
+    inside = {i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start}
+    assert inside <= set(info["positions"])
+    assert info["kept_tokens"] < info["prompt_tokens"]
 
 
 def test_other_routes_have_no_roles(server):
