@@ -16,8 +16,10 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         Fraction of the chunks to keep, of those that are not cached.
     protect : tuple of (start, end)
         Spans that are always kept, in tokens.
+    namespace : tuple
+        What separates prefix caches: SGLang's `extra_key` and `cache_salt`.
     cached : int
-        Tokens at the start whose KV the target's radix cache holds, undropped: they are kept for free.
+        Tokens whose KV the target's radix cache holds: those at the start, undropped, or of `kept`. They are kept for free.
     kept : int64 [tokens] or None
         What an earlier turn of this prompt prefilled, its answer included, in that order: it stays in front.
     min_tokens : int
@@ -27,6 +29,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     ids: array
     keep_ratio: float
     protect: tuple[tuple[int, int], ...] = ()
+    namespace: tuple[str | None, str | None] = (None, None)
     cached: int = 0
     kept: np.ndarray | None = None
     min_tokens: int = 0
@@ -46,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
     scores : float32 [chunks] or None
-        Mean importance per chunk; None where nothing was scored.
+        Mean importance per chunk; None where nothing was scored, and on ranks that did not select.
     """
 
     positions: np.ndarray | None

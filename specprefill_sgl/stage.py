@@ -44,10 +44,10 @@ class Stage:
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
         n_tokens = len(prompt.ids)
-        if (turn := self.turns.repeated(prompt.ids, _settings(prompt))) is not None:
-            return Outcome(positions=turn.positions, draft_cached_tokens=n_tokens)
+        if (turn := self.turns.repeated(prompt.ids, _settings(prompt), prompt.namespace)) is not None:
+            return Outcome(positions=turn.positions, draft_cached_tokens=n_tokens, scores=turn.scores)
         if prompt.kept is None and prompt.cached and n_tokens - prompt.cached < prompt.min_tokens:
-            return Outcome(positions=None, reason=eligibility.PREFIX_CACHED)
+            return Outcome(positions=None, reason=eligibility.PREFIX_CACHED, cached_tokens=prompt.cached)
         if selection.keeps_everything(self._forced(prompt), prompt.keep_ratio):
             return Outcome(positions=np.arange(n_tokens))
         if n_tokens + self.config.lookahead > self.draft.context_len:
@@ -68,11 +68,17 @@ class Stage:
                 return size
         return min(len(prompts), MAX_PROMPTS)
 
-    def remember(self, prompt: Prompt, positions: np.ndarray) -> Turn:
-        """Keep what was selected, for the same prompt again and, once the turn has its `answer`, for the turn after it."""
-        turn = Turn(ids=prompt.ids, positions=positions, settings=_settings(prompt))
-        self.turns.add(turn)
-        return turn
+    def remember(self, prompt: Prompt, outcome: Outcome) -> Turn:
+        """Keep what was selected, for the same prompt again and, once the turn has an answer, for the turn after it."""
+        assert outcome.positions is not None
+        turn = Turn(
+            ids=prompt.ids,
+            positions=outcome.positions,
+            settings=_settings(prompt),
+            namespace=prompt.namespace,
+            scores=outcome.scores,
+        )
+        return self.turns.add(turn)
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
@@ -92,7 +98,7 @@ class Stage:
 
     def source(self, prompts: Sequence[Prompt]) -> Drafting:
         """Where votes come from."""
-        return Drafting(self.draft, [prompt.ids for prompt in prompts])
+        return Drafting(self.draft, prompts)
 
     def advance(self) -> list[Outcome] | None:
         """One draft forward; the group's outcomes once it is done, else None.
@@ -132,7 +138,8 @@ class Stage:
     def _failed(self) -> list[Outcome]:
         assert self._prompts is not None
         outcomes = [Outcome(positions=None, reason=eligibility.DRAFT_ERROR) for _ in self._prompts]
-        self.clear()
+        self._prompts = self._drafting = None
+        self.draft.clear()
         return outcomes
 
     def _finished(self, votes: list[torch.Tensor | None]) -> list[Outcome]:
@@ -140,8 +147,7 @@ class Stage:
         assert self._drafting is not None
         prompts, cached = self._prompts, self._drafting.cached
         with self._timers["select"].span():
-            scores = [None if one is None else self._scores(one) for one in votes]
-            chosen = self._select(prompts, scores)
+            chosen = self._select(prompts, [None if one is None else self._ranks.maximum(one) for one in votes])
         if chosen is None:
             return self._failed()
         self._drafting.release()
@@ -154,10 +160,10 @@ class Stage:
                 score_ms=score_ms,
                 select_ms=select_ms,
                 draft_cached_tokens=already,
-                cached_tokens=prompt.cached if prompt.kept is None else len(prompt.kept),
+                cached_tokens=prompt.cached,
                 scores=score,
             )
-            for prompt, positions, already, score in zip(prompts, chosen, cached, scores, strict=True)
+            for prompt, (positions, score), already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
             logger.info(
@@ -166,23 +172,26 @@ class Stage:
                 len(prompts),
                 sum(len(prompt.ids) for prompt in prompts),
                 sum(cached),
-                sum(len(positions) for positions in chosen),
+                sum(len(positions) for positions, _ in chosen),
                 draft_ms,
                 score_ms,
                 select_ms,
             )
         return outcomes
 
-    def _select(self, prompts: Sequence[Prompt], scores: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
-        """Rank 0's kept positions per prompt, or None if scores are unusable; a cancelled prompt keeps nothing."""
-        chosen: list[np.ndarray] | None = None
+    def _select(
+        self, prompts: Sequence[Prompt], votes: Sequence[torch.Tensor | None]
+    ) -> list[tuple[np.ndarray, np.ndarray | None]] | None:
+        """Rank 0's kept positions and scores per prompt, None if it failed; a cancelled prompt keeps nothing."""
+        chosen: list[tuple[np.ndarray, np.ndarray | None]] | None = None
         if self._ranks.is_first:
             try:
+                scores = [None if one is None else chunk_scores(one, self.config.chunk_size).cpu().numpy() for one in votes]
                 chosen = [
-                    np.arange(0) if score is None else self._positions(prompt, score)
+                    (np.arange(0) if score is None else self._positions(prompt, score), score)
                     for prompt, score in zip(prompts, scores, strict=True)
                 ]
-            except ValueError:
+            except Exception:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
 
@@ -197,9 +206,6 @@ class Stage:
             return positions
         chunks = selection.select_after(prompt.cached // size, scores, forced, prompt.keep_ratio)
         return np.union1d(np.arange(prompt.cached), selection.chunk_positions(chunks, len(prompt.ids), size))
-
-    def _scores(self, votes: torch.Tensor) -> np.ndarray:
-        return chunk_scores(self._ranks.maximum(votes), self.config.chunk_size).cpu().numpy()
 
     def _forced(self, prompt: Prompt) -> np.ndarray:
         return selection.forced_chunks(

@@ -5,15 +5,16 @@ turn prefilled is in SGLang's radix cache under the same coded ids, so keeping i
 """
 
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
 BLOCK = 64  # tokens per link of the hash chain
-MAX_TOKENS = 1 << 22  # remembered prompt tokens, 32 MiB of ids
+MAX_TOKENS = 1 << 22  # remembered ids and positions, 32 MiB
 MAX_TURNS = 4096
+MAX_ANSWERS = 8  # of one prompt
 
 
 class Turn(msgspec.Struct, kw_only=True, eq=False):
@@ -25,87 +26,133 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
         The prompt as it arrived.
     positions : int64 [kept_tokens]
         Kept positions in the order they are prefilled.
-    settings : hashable
+    settings : tuple
         What the selection depended on besides the prompt.
-    answer : array('q') or None
-        The generated ids, once they are final; None before, and if the request was aborted.
+    namespace : tuple
+        What separates prefix caches (SGLang's `extra_key` and `cache_salt`): turns of another are never seen.
+    scores : float32 [chunks] or None
+        What the positions were selected by, on the rank that selected.
+    answers : list of array('q')
+        Generated ids, each once it is final; nothing of aborted requests.
     """
 
     ids: array
     positions: np.ndarray
     settings: tuple
-    answer: array | None = None
+    namespace: tuple = ()
+    scores: np.ndarray | None = None
+    answers: list[array] = msgspec.field(default_factory=list)
+
+    def add_answer(self, answer: array) -> None:
+        """Remember how the prompt was answered, the latest `MAX_ANSWERS` times."""
+        if answer not in self.answers:
+            self.answers = [*self.answers, answer][-MAX_ANSWERS:]
+
+    def end_in(self, ids: array) -> int:
+        """Where an answer to this prompt ends in longer `ids`; its last token may be missing there. 0: there is none."""
+        start = len(self.ids)
+        beginnings = [answer[:n] for answer in self.answers for n in (len(answer), len(answer) - 1) if n]
+        ends = (start + len(one) for one in beginnings if ids[start : start + len(one)] == one)
+        return max((end for end in ends if end < len(ids)), default=0)
 
 
 class Turns:
-    """Bounded, least recently used out first. Found by a chain of hashes over blocks of ids; ids are always compared too."""
+    """Bounded, least recently used out first. Found by a chain of hashes over blocks of ids; ids are always compared too.
+
+    Parameters
+    ----------
+    link : callable
+        The next hash of the chain, from the one before and a block's bytes.
+    """
 
     def __init__(self, link: Callable[[int, bytes], int] = lambda before, block: hash((before, block))):
         self._link = link
-        self._turns: OrderedDict[int, list[Turn]] = OrderedDict()
-        self._tokens = self._count = 0
+        self._turns: OrderedDict[int, Turn] = OrderedDict()  # by identity, least recently used first
+        self._of_prompt: dict[int, list[Turn]] = {}  # by the hash of all ids
+        self._lengths: dict[int, Counter[int]] = {}  # of prompts, by the hash of their whole blocks
+        self._size = 0
 
-    def add(self, turn: Turn) -> None:
-        """Remember a turn; an equal one is replaced."""
-        chain = self._chain(turn.ids)
+    def add(self, turn: Turn) -> Turn:
+        """Remember a turn; the known one, with its answers, if it is the same, else it takes the place of one alike."""
+        chain = self._chain(turn.ids, turn.namespace)
         if not chain:
-            return
-        same = self._turns.setdefault(chain[-1], [])
-        for other in [one for one in same if one.ids == turn.ids and one.settings == turn.settings]:
-            same.remove(other)
-            self._count_out(other)
-        same.append(turn)
-        self._tokens += len(turn.ids)
-        self._count += 1
-        self._turns.move_to_end(chain[-1])
-        while self._tokens > MAX_TOKENS or self._count > MAX_TURNS:
-            _, oldest = self._turns.popitem(last=False)
-            for one in oldest:
-                self._count_out(one)
+            return turn
+        alike = self._find(chain, turn.ids, turn.namespace, turn.settings)
+        if alike is not None and np.array_equal(alike.positions, turn.positions):
+            return alike
+        if alike is not None:
+            self._remove(alike)
+        self._turns[id(turn)] = turn
+        self._of_prompt.setdefault(self._whole(chain, turn.ids), []).append(turn)
+        self._lengths.setdefault(chain[-1], Counter())[len(turn.ids)] += 1
+        self._size += len(turn.ids) + len(turn.positions)
+        while self._size > MAX_TOKENS or len(self._turns) > MAX_TURNS:
+            self._remove(next(iter(self._turns.values())))
+        return turn
 
-    def repeated(self, ids: array, settings: tuple) -> Turn | None:
+    def repeated(self, ids: array, settings: tuple, namespace: tuple = ()) -> Turn | None:
         """The turn of the very same prompt with the same settings."""
-        chain = self._chain(ids)
-        found = (one for one in self._at(chain[-1]) if one.ids == ids and one.settings == settings) if chain else iter(())
-        return next(found, None)
+        chain = self._chain(ids, namespace)
+        return self._find(chain, ids, namespace, settings) if chain else None
 
-    def continued(self, ids: array) -> tuple[Turn, int] | None:
+    def continued(self, ids: array, namespace: tuple = ()) -> tuple[Turn, int] | None:
         """The longest turn whose prompt and answer begin `ids`, and how many tokens prompt and answer are together."""
-        for key in reversed(self._chain(ids)):
-            ends = [(_end(turn, ids), turn) for turn in self._at(key)]
-            end, turn = max(ends, key=lambda pair: pair[0], default=(0, None))
+        chain = self._chain(ids, namespace)
+        for blocks in range(len(chain), 0, -1):
+            lengths = [length for length in self._lengths.get(chain[blocks - 1], ()) if length < len(ids)]
+            parts = {length: ids[:length] for length in lengths}
+            turns = [turn for part in parts.values() for turn in self._same(chain[:blocks], part, namespace)]
+            end, turn = max(((turn.end_in(ids), turn) for turn in turns), key=lambda pair: pair[0], default=(0, None))
             if turn is not None and end:
+                self._turns.move_to_end(id(turn))
                 return turn, end
         return None
+
+    def __len__(self) -> int:
+        return len(self._turns)
 
     def clear(self) -> None:
         """Forget everything."""
         self._turns.clear()
-        self._tokens = self._count = 0
+        self._of_prompt.clear()
+        self._lengths.clear()
+        self._size = 0
 
-    def _at(self, key: int) -> list[Turn]:
-        if key in self._turns:
-            self._turns.move_to_end(key)
-        return self._turns.get(key, [])
+    def _same(self, chain: list[int], ids: array, namespace: tuple) -> list[Turn]:
+        """Turns of exactly this prompt, whose whole blocks have this chain."""
+        known = self._of_prompt.get(self._whole(chain, ids), ())
+        return [turn for turn in known if turn.ids == ids and turn.namespace == namespace]
 
-    def _chain(self, ids: array) -> list[int]:
-        """A hash per whole block, of everything up to its end."""
+    def _find(self, chain: list[int], ids: array, namespace: tuple, settings: tuple) -> Turn | None:
+        found = next((turn for turn in self._same(chain, ids, namespace) if turn.settings == settings), None)
+        if found is not None:
+            self._turns.move_to_end(id(found))
+        return found
+
+    def _remove(self, turn: Turn) -> None:
+        chain = self._chain(turn.ids, turn.namespace)
+        del self._turns[id(turn)]
+        self._size -= len(turn.ids) + len(turn.positions)
+        _take(self._of_prompt, self._whole(chain, turn.ids), lambda turns: [one for one in turns if one is not turn])
+        _take(self._lengths, chain[-1], lambda lengths: lengths - Counter([len(turn.ids)]))
+
+    def _chain(self, ids: array, namespace: tuple) -> list[int]:
+        """A hash per whole block, of the namespace and everything up to the block's end."""
         data, width = ids.tobytes(), BLOCK * ids.itemsize
-        chain, before = [], 0
+        chain, before = [], self._link(0, repr(namespace).encode())
         for start in range(0, len(data) - width + 1, width):
             before = self._link(before, data[start : start + width])
             chain.append(before)
         return chain
 
-    def _count_out(self, turn: Turn) -> None:
-        self._tokens -= len(turn.ids)
-        self._count -= 1
+    def _whole(self, chain: list[int], ids: array) -> int:
+        """The hash of all ids: the chain of their whole blocks, and the rest."""
+        return self._link(chain[-1], ids[len(chain) * BLOCK :].tobytes())
 
 
-def _end(turn: Turn, ids: array) -> int:
-    """Where the turn's answer ends in longer `ids`; the token that ended the answer may be left out. 0: it is not there."""
-    answer, start = turn.answer, len(turn.ids)
-    if not answer or ids[:start] != turn.ids:
-        return 0
-    lengths = (n for n in (len(answer), len(answer) - 1) if n and start + n < len(ids))
-    return next((start + n for n in lengths if ids[start : start + n] == answer[:n]), 0)
+def _take(table: dict, key: int, without: Callable) -> None:
+    """Replace an entry by what remains of it, if anything does."""
+    if rest := without(table[key]):
+        table[key] = rest
+    else:
+        del table[key]

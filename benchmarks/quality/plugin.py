@@ -110,8 +110,8 @@ def register() -> None:
             return np.concatenate([prompt.kept, new[new > prompt.kept.max()]])
         return found
 
-    def only_if_sticky(self, ids):
-        return None if settings().get("turns") == "fresh" else continued(self, ids)
+    def only_if_sticky(self, ids, namespace):
+        return None if settings().get("turns") == "fresh" else continued(self, ids, namespace)
 
     stage.Stage._positions, turns.Turns.continued = without_revival, only_if_sticky
     stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)

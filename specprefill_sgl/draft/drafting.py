@@ -6,6 +6,7 @@ import torch
 
 from specprefill_sgl.draft.group import DraftedPrompt
 from specprefill_sgl.draft.model import DraftModel
+from specprefill_sgl.prompts import Prompt
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 
 
@@ -17,11 +18,10 @@ class Drafting:
     Parameters
     ----------
     draft : DraftModel
-    prompts : sequence of array('q')
-        Token ids of each prompt.
+    prompts : sequence of Prompt
     """
 
-    def __init__(self, draft: DraftModel, prompts: Sequence):
+    def __init__(self, draft: DraftModel, prompts: Sequence[Prompt]):
         self._draft = draft
         self._group = draft.begin(prompts)
         self.cached = self._group.cached

@@ -4,7 +4,6 @@ A group is drafted step by step, one forward each, so that the scheduler can dec
 published and released exactly as SGLang's scheduler does with its own, on the draft's radix cache.
 """
 
-from array import array
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.prompts import Prompt
 
 
 class DraftedPrompt:
@@ -45,8 +45,7 @@ class DraftGroup:
         The proxy installed as the runner's attention backend.
     tree : RadixCache
         The draft's prefix cache over those pools.
-    prompts : sequence of array('q')
-        Token ids of each prompt.
+    prompts : sequence of Prompt
     lookahead : int
         Queries recorded per prompt: the last prompt token's and `lookahead - 1` decoded ones.
     chunk_tokens : int
@@ -59,11 +58,11 @@ class DraftGroup:
     """
 
     def __init__(
-        self, runner, capture: QueryCapture, tree: RadixCache, prompts: Sequence[array], *, lookahead: int, chunk_tokens: int
+        self, runner, capture: QueryCapture, tree: RadixCache, prompts: Sequence[Prompt], *, lookahead: int, chunk_tokens: int
     ):
         self._runner, self._capture, self._tree = runner, capture, tree
         self._lookahead, self._chunk_tokens = lookahead, chunk_tokens
-        self._reqs = [_draft_req(index, ids) for index, ids in enumerate(prompts)]
+        self._reqs = [_draft_req(index, prompt) for index, prompt in enumerate(prompts)]
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
         self._steps: list[dict[int, torch.Tensor]] = []  # queries by layer, rows as in the batch
@@ -178,10 +177,18 @@ class DraftGroup:
         return sorted(self._runner.model_config.hf_eos_token_id or ())
 
 
-def _draft_req(index: int, ids: array) -> Req:
+def _draft_req(index: int, prompt: Prompt) -> Req:
     params = SamplingParams(temperature=0, max_new_tokens=1)
     params.normalize(None)
-    req = Req(rid=str(index), origin_input_text="", origin_input_ids=ids, sampling_params=params)
+    extra_key, cache_salt = prompt.namespace
+    req = Req(
+        rid=str(index),
+        origin_input_text="",
+        origin_input_ids=prompt.ids,
+        sampling_params=params,
+        extra_key=extra_key,
+        cache_salt=cache_salt,
+    )
     req.logprob_start_len = -1
     return req
 

@@ -1,6 +1,5 @@
 """The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools (design.md, 4)."""
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.draft.capture import QueryCapture
 from specprefill_sgl.draft.group import DraftGroup
 from specprefill_sgl.draft.sizes import MAX_PROMPTS, pool_tokens
+from specprefill_sgl.prompts import Prompt
 
 
 class _FixedPools(KVCacheConfigurator):
@@ -95,7 +95,7 @@ class DraftModel:
         """KV slots one prompt takes while it is drafted, page rounding included."""
         return -(-(prompt_tokens + self.config.lookahead) // self.page_size) * self.page_size
 
-    def begin(self, prompts: Sequence[array]) -> DraftGroup:
+    def begin(self, prompts: Sequence[Prompt]) -> DraftGroup:
         """Start on prompts that fit the pool together; only one group at a time."""
         assert self._capture is not None
         return DraftGroup(

@@ -70,6 +70,7 @@ HOOKS = (
         "scheduler:speculate",
         ("self", "prefill_delayer_single_pass", "running_batch"),
     ),
+    Hook(f"{_SCHEDULER}._release_aborted_request", "AFTER", "answers:drop_turn", ("self", "req")),
     Hook(f"{_SCHEDULER}.flush_cache", "AFTER", "internal_state:flush", ("self", "empty_cache")),
     Hook(f"{_SCHEDULER}.get_internal_state", "AFTER", "internal_state:add_internal_state", ("self", "recv_req")),
     Hook(

@@ -1,7 +1,6 @@
 """One request in the scheduler: its options and context, and what is decided on it."""
 
 from array import array
-from collections import deque
 from typing import Any
 
 import msgspec
@@ -9,16 +8,13 @@ import numpy as np
 
 from specprefill_sgl import skipcode
 from specprefill_sgl.eligibility import ABORTED, dense_reason
+from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.prompts import Outcome, Prompt
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
-from specprefill_sgl.turns import Turn
-
-_TURNS = "_spec_prefill_open_turns"
-_MAX_OPEN_TURNS = 1024  # a request aborted in the queue stays until 1,024 others came after it
 
 
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
@@ -49,24 +45,34 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
         keep_ratio=stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio,
         min_tokens=stage.config.min_tokens if options.min_tokens is None else options.min_tokens,
         protect=options.protect,
+        namespace=(req.extra_key, req.cache_salt),
     )
 
 
 def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
-    """The prompt with what earlier requests left: an earlier turn of it, or an undropped prefix in the radix cache."""
+    """The prompt with what earlier requests left in the radix cache: an earlier turn of it, or an undropped prefix.
+
+    What the cache lost of the earlier turn is selected from again. Its last token and, with larger pages, a part of a page
+    are never cached: they stay, since they end the answer.
+    """
     prompt = _prompt(req, stage)
-    if (earlier := stage.turns.continued(prompt.ids)) is not None:
-        turn, end = earlier
-        return msgspec.structs.replace(prompt, kept=np.concatenate([turn.positions, np.arange(len(turn.ids), end)]))
-    return msgspec.structs.replace(prompt, cached=_cached(scheduler, req))
+    cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
+    turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
+    if turn is None or cached >= end:
+        return msgspec.structs.replace(prompt, cached=cached)
+    kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
+    hit = _cached(scheduler, req, skipcode.encode(prompt.ids, kept))
+    if hit <= cached:
+        return msgspec.structs.replace(prompt, cached=cached)
+    return msgspec.structs.replace(prompt, kept=kept if hit >= len(kept) - scheduler.page_size else kept[:hit], cached=hit)
 
 
-def _cached(scheduler: Any, req: Any) -> int:
-    """Leading prompt tokens that SGLang's radix cache holds, undropped: plain ids match plain ids only."""
+def _cached(scheduler: Any, req: Any, ids: array) -> int:
+    """Leading ids, plain or coded, that SGLang's radix cache holds; never the last one of all."""
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
     from sglang.srt.mem_cache.radix_cache import RadixKey
 
-    key = RadixKey(req.origin_input_ids, req.extra_key, limit=len(req.origin_input_ids) - 1, cache_salt=req.cache_salt)
+    key = RadixKey(ids, req.extra_key, limit=len(ids) - 1, cache_salt=req.cache_salt)
     return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
 
 
@@ -83,29 +89,9 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     assert outcome.positions is not None
     stage = stage_of(scheduler)
     assert stage is not None
-    _open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome.positions)))
+    open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome)))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)
     req.origin_input_ids = coded
     req.full_untruncated_fill_ids = array("q")
-
-
-def _open_turns(scheduler: Any) -> deque[tuple[Any, Turn]]:
-    """Sparse requests whose answers are not final, with their turns."""
-    turns = getattr(scheduler, _TURNS, None)
-    if turns is None:
-        turns = deque(maxlen=_MAX_OPEN_TURNS)
-        setattr(scheduler, _TURNS, turns)
-    return turns
-
-
-def close_turns(scheduler: Any) -> None:
-    """Give answers that became final to their turns, so that turns outlive requests without holding them."""
-    turns = _open_turns(scheduler)
-    for _ in range(len(turns)):
-        req, turn = turns.popleft()
-        if not req.finished():
-            turns.append((req, turn))
-        elif req.finished_reason.to_json()["type"] != "abort":
-            turn.answer = array("q", req.output_ids)

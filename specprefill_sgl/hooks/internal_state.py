@@ -3,7 +3,9 @@
 from typing import Any
 
 from specprefill_sgl import __version__
+from specprefill_sgl.hooks.answers import close_turns, open_turns
 from specprefill_sgl.hooks.setup import stage_of
+from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.observability.metrics import Metrics
 
 _METRICS = "_spec_prefill_metrics"
@@ -13,7 +15,9 @@ def flush(flushed: bool, scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
     """AFTER Scheduler.flush_cache: the draft's cache too."""
     stage = stage_of(scheduler)
     if flushed and stage is not None:
-        stage.clear()
+        with forward_stream(scheduler):
+            stage.clear()
+        metrics_of(scheduler).pool(0)
 
 
 def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
@@ -22,6 +26,7 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
     if stage is None:
         return
     draft = stage.draft
+    close_turns(scheduler)
     result.internal_state["spec_prefill"] = {
         "version": __version__,
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
@@ -30,15 +35,18 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
         "draft_cached_tokens": draft.cached_tokens(),
         "draft_available_requests": draft.available_rows(),
         "draft_context_len": draft.context_len,
+        "remembered_turns": len(stage.turns),
+        "unanswered_turns": len(open_turns(scheduler)),
         "counters": metrics_of(scheduler).as_dict(),
     }
 
 
 def metrics_of(scheduler: Any) -> Metrics:
-    """The scheduler's counters; made on first use, when SGLang's own collector exists."""
+    """The scheduler's counters; made on first use, when SGLang's collector exists. Exported where that one is."""
     metrics = getattr(scheduler, _METRICS, None)
     if metrics is None:
-        collector = getattr(scheduler.metrics_reporter, "metrics_collector", None)
-        metrics = Metrics(None if collector is None else dict(collector.labels))
+        reporter = scheduler.metrics_reporter
+        exported = reporter.current_scheduler_metrics_enabled  # of the tensor-parallel ranks, the first
+        metrics = Metrics(dict(reporter.metrics_collector.labels) if exported else None)
         setattr(scheduler, _METRICS, metrics)
     return metrics

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from specprefill_sgl.draft.sizes import MAX_PROMPTS
-from specprefill_sgl.hooks.decisions import close_turns, decide, in_context, outcome_of, see
+from specprefill_sgl.hooks.answers import close_turns
+from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
+from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import state_of
 
@@ -21,7 +23,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     So running requests decode, and requests that need no draft are prefilled, between two forwards of a long prompt's draft.
 
     Requests whose draft is still to come stay in the waiting queue but are hidden from this call, so that aborts, time-outs,
-    limits and metrics keep working on them.
+    limits and metrics keep working on them; so are long prompts behind them.
     """
     stage = stage_of(scheduler)
     if stage is None:
@@ -32,7 +34,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
         if state_of(req) is None:
             see(scheduler, req, stage)
     _draft(scheduler, stage, running_batch)
-    with _hidden(scheduler, _undecided(scheduler)):
+    with _hidden(scheduler, _held(scheduler, stage)):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
 
 
@@ -51,12 +53,26 @@ def _admit_ready_grammars(scheduler: Any) -> None:
             scheduler._add_request_to_queue(req)
 
 
+def _in_order(scheduler: Any) -> list[Any]:
+    """Waiting requests in the order of admission that is fair: by priority if enabled, then by arrival."""
+    if not scheduler.enable_priority_scheduling:
+        return list(scheduler.waiting_queue)
+    return sorted(scheduler.waiting_queue, key=lambda req: scheduler.policy.priority_sign * req.priority)
+
+
 def _undecided(scheduler: Any) -> list[Any]:
-    """Requests that wait for their draft, in the order SGLang will admit them: by priority if enabled, then by arrival."""
-    waiting = [req for req in scheduler.waiting_queue if outcome_of(req) is None]
-    if scheduler.enable_priority_scheduling:
-        waiting.sort(key=lambda req: scheduler.policy.priority_sign * req.priority)
-    return waiting
+    """Requests that wait for their draft, in order."""
+    return [req for req in _in_order(scheduler) if outcome_of(req) is None]
+
+
+def _held(scheduler: Any, stage: Stage) -> list[Any]:
+    """What SGLang must not admit yet: requests that wait for their draft, and what came after the first of them.
+
+    Only prompts of at most one chunk may overtake, so that they need not wait for drafts of long ones.
+    """
+    waiting = _in_order(scheduler)
+    first = next((at for at, req in enumerate(waiting) if outcome_of(req) is None), len(waiting))
+    return [req for req in waiting[first:] if outcome_of(req) is None or len(req.origin_input_ids) > stage.draft.chunk_tokens]
 
 
 def _may_draft(scheduler: Any, running_batch: Any, head: Any) -> bool:
@@ -99,11 +115,12 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
     waiting = {id(req) for req in scheduler.waiting_queue}
     wanted = [id(req) in waiting for req in group]
     if not any(wanted):
-        stage.drop()
+        with forward_stream(scheduler):
+            stage.drop()
         return
     for index in (index for index, one in enumerate(wanted) if not one):
         stage.cancel(index)
-    with _forward_stream(scheduler):
+    with forward_stream(scheduler):
         outcomes = stage.advance()
     if outcomes is None:
         return
@@ -113,17 +130,6 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
     for req, outcome, one in zip(group, outcomes, wanted, strict=True):
         if one:
             decide(scheduler, req, outcome)
-
-
-@contextlib.contextmanager
-def _forward_stream(scheduler: Any) -> Iterator[None]:
-    """The stream forwards run on: runners share input buffers and workspaces, so drafts must not overlap with them."""
-    if not scheduler.enable_overlap:
-        yield
-        return
-    with scheduler.forward_stream_ctx:
-        scheduler.forward_stream.wait_stream(scheduler.schedule_stream)
-        yield
 
 
 @contextlib.contextmanager

@@ -77,6 +77,20 @@ def test_drafts_fail_at_random_chunks_under_load(server, faults, judge, pair_of,
             assert judge.wrong([reply], [(ids, KEEP)]) == []
 
 
+def test_a_failed_draft_costs_no_one_else_their_turns(server, faults):
+    ids = prompt_ids(900, seed=70)
+    first = server.generate(ids, custom=KEEP)
+    faults.switch("draft")
+    try:
+        failed = server.generate(prompt_ids(800, seed=71), custom=KEEP)
+    finally:
+        faults.switch("draft", on=False)
+    again = server.generate(ids, custom=KEEP)["meta_info"]["spec_prefill"]
+    assert failed["meta_info"]["spec_prefill"]["reason"] == "draft_error"
+    assert again["draft_ms"] == 0
+    assert again["positions"] == first["meta_info"]["spec_prefill"]["positions"]
+
+
 def test_prompts_that_fill_the_draft_pool_wait_for_each_other(server, judge):
     prompts = [prompt_ids(1500 + 60 * number, seed=40 + number) for number in range(8)]
     assert judge.wrong(_all_at_once(server, prompts), [(ids, KEEP) for ids in prompts]) == []

@@ -93,6 +93,16 @@ def test_a_short_dense_prompt_overtakes_a_long_draft(server, slow_draft):
     assert done < long.times[0]
 
 
+def test_a_long_dense_prompt_does_not_overtake_a_draft(server, slow_draft):
+    """It would be prefilled in fewer steps than the draft takes; but it came later."""
+    sparse = Stream(server, prompt_ids(LONG, seed=6), SPARSE, 4)
+    time.sleep(0.5)
+    dense = Stream(server, prompt_ids(3 * CHUNK, seed=7), DENSE, 4)
+    sparse.join()
+    dense.join()
+    assert sparse.times[0] < dense.times[0]
+
+
 def test_drafts_are_first_come_first_served(server, slow_draft):
     streams = []
     for number in range(3):

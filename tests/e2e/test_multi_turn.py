@@ -10,6 +10,7 @@ from tests.support import reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
+POOL = 9000  # so small that two prompts can push out everything else
 SPARSE = {"spec_prefill_keep_ratio": 0.2, "spec_prefill_return_positions": True}
 
 
@@ -21,7 +22,7 @@ def pair(pair_of):
 @pytest.fixture(scope="module")
 def server(pair, tmp_path_factory):
     target, draft = pair
-    with serve(tmp_path_factory.mktemp("server"), target, *sparse_options(draft)) as running:
+    with serve(tmp_path_factory.mktemp("server"), target, *sparse_options(draft), "--max-total-tokens", str(POOL)) as running:
         yield running
 
 
@@ -106,6 +107,66 @@ def test_a_new_question_on_the_document_is_scored_afresh(server, uncached):
             assert set(fresh["positions"]) <= set(info["positions"])
         else:
             assert info["positions"] == fresh["positions"]
+
+
+def test_what_the_cache_has_lost_is_selected_afresh(server, uncached):
+    """Otherwise every turn after an eviction would prefill all that earlier turns ever kept."""
+    server.flush()
+    ids = prompt_ids(1600, seed=73)
+    answer, _, _ = _ask(server, ids)
+    for seed in (74, 75):
+        server.generate(prompt_ids(POOL // 2 - 100, seed=seed), custom={"spec_prefill": False}, params={"max_new_tokens": 1})
+    following = ids + answer + prompt_ids(90, seed=76)
+    _, info, cached = _ask(server, following)
+    uncached.flush()
+    _ask(uncached, ids)
+    _, alone, _ = _ask(uncached, following)
+    assert cached == 0
+    assert info["positions"] == sorted(info["positions"])
+    assert info["positions"] == alone["positions"]
+
+
+def test_an_answer_is_known_after_the_prompt_was_asked_again(server):
+    server.flush()
+    ids = prompt_ids(1100, seed=77)
+    answer, info, _ = _ask(server, ids)
+    _ask(server, ids, max_new_tokens=3)
+    _, following, cached = _ask(server, ids + answer + prompt_ids(90, seed=78))
+    assert following["positions"][: len(info["positions"])] == info["positions"]
+    assert cached == len(info["positions"]) + len(answer) - 1
+
+
+def test_an_undropped_prefix_is_better_than_what_an_earlier_turn_kept(server):
+    server.flush()
+    ids = prompt_ids(1100, seed=79)
+    answer, _, _ = _ask(server, ids)
+    server.generate(ids + answer, custom={"spec_prefill": False}, params={"max_new_tokens": 2})
+    _, info, cached = _ask(server, ids + answer + prompt_ids(400, seed=81))
+    assert info["positions"][: len(ids) + len(answer)] == list(range(len(ids) + len(answer)))
+    assert cached >= len(ids) + len(answer)
+
+
+@pytest.mark.parametrize("field", ["extra_key", "cache_salt"])
+def test_salted_prefixes_are_not_shared(server, field):
+    """SGLang's prefix caches are apart for requests with other keys; so are drafts and turns."""
+    server.flush()
+    ids = prompt_ids(1200, seed=82)
+
+    def ask(prompt, key):
+        reply = server.generate(prompt, custom=SPARSE, params={"max_new_tokens": 12}, **{field: key})
+        return reply["output_ids"], reply["meta_info"]["spec_prefill"]
+
+    answer, mine = ask(ids, "a")
+    _, other = ask(ids, "b")
+    assert (mine["draft_cached_tokens"], other["draft_cached_tokens"]) == (0, 0)
+    assert other["draft_ms"] > 0
+    following = ids + answer + prompt_ids(90, seed=83)
+    _, stranger = ask(following, "c")
+    _, next_turn = ask(following, "a")
+    assert stranger["draft_cached_tokens"] == 0
+    assert next_turn["draft_cached_tokens"] >= len(ids)
+    assert next_turn["positions"][: len(mine["positions"])] == mine["positions"]
+    assert stranger["positions"] == sorted(stranger["positions"])
 
 
 def test_the_same_prompt_again_is_not_drafted(server):

@@ -89,6 +89,23 @@ def test_cached_tokens_are_counted_apart(server):
     assert more("draft_cached_tokens_total") == 500
 
 
+def test_a_flush_empties_the_gauge(server):
+    server.generate(prompt_ids(900, seed=8), custom={"spec_prefill_keep_ratio": 0.2})
+    assert _value(_samples(server), "draft_pool_used_tokens") >= 900
+    server.flush()
+    assert _value(_samples(server), "draft_pool_used_tokens") == 0
+
+
+def test_tensor_parallel_ranks_count_a_request_once(pair, tmp_path):
+    target, draft = pair
+    with serve(tmp_path, target, *sparse_options(draft), "--enable-metrics", "--tp", "2") as running:
+        running.generate(prompt_ids(900, seed=1), custom={"spec_prefill_keep_ratio": 0.2})
+        samples = _samples(running)
+    assert _value(samples, "requests_total", outcome="sparse", reason="") == 1
+    assert _value(samples, "stage_seconds_count", stage="draft") == 1
+    assert _value(samples, "keep_ratio_count") == 1
+
+
 def test_server_info_has_the_counters(server):
     block = server.state()["spec_prefill"]
     assert block["keep_ratio"] == 0.2
@@ -133,6 +150,9 @@ def test_explain_shows_every_token_and_marks_what_was_kept(server, pair, tmp_pat
         tokenizer.decode(ids[at : at + 32]) for at in range(0, len(ids), 32)
     ]
     assert 0 <= sum(kind == "kept" for kind, _ in spans) * 32 - kept < 32
+    again = _run("explain", str(tmp_path / "prompt.txt"), "--url", server.url, "--keep-ratio", "0.2")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[:-1] == run.stdout.splitlines()[:-1]
 
 
 def test_explain_of_a_short_prompt_says_why_not(server, tmp_path):

@@ -79,7 +79,8 @@ def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
     req.sampling_params.custom_params = {"spec_prefill_keep_ratio": 7}
     from sglang.srt.runtime_context import get_parallel
 
+    scheduler = SimpleNamespace(metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=False))
     with get_parallel().override(tp_rank=0):
-        decisions.see(SimpleNamespace(metrics_reporter=None), req, SimpleNamespace(config=CONFIG))
+        decisions.see(scheduler, req, SimpleNamespace(config=CONFIG))
     assert "spec_prefill_keep_ratio" in req.to_finish.message
     assert state_of(req).outcome.reason == "aborted"

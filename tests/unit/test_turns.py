@@ -15,8 +15,8 @@ def ids_of(*parts):
     return array("q", [token for part in parts for token in part])
 
 
-def turn_of(ids, answer=None, settings=(0.2, ())):
-    return Turn(ids=ids, positions=np.arange(0, len(ids), 2), settings=settings, answer=answer)
+def turn_of(ids, *answers, settings=(0.2, ()), namespace=()):
+    return Turn(ids=ids, positions=np.arange(0, len(ids), 2), settings=settings, namespace=namespace, answers=list(answers))
 
 
 PROMPT = range(1000, 1200)
@@ -54,7 +54,7 @@ def test_a_next_turn_has_the_whole_prompt_and_its_answer_in_front(following, end
 
 def test_an_answer_that_is_not_final_continues_nothing():
     known = Turns()
-    known.add(turn_of(ids_of(PROMPT), None))
+    known.add(turn_of(ids_of(PROMPT)))
     assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
 
 
@@ -79,8 +79,77 @@ def test_colliding_hashes_are_not_believed():
     assert known.continued(ids_of(PROMPT, ANSWER, NEW))[0] is turn
 
 
+def test_asked_again_a_turn_keeps_its_answers():
+    known = Turns()
+    turn = known.add(turn_of(ids_of(PROMPT), ANSWER))
+    assert known.add(turn_of(ids_of(PROMPT))) is turn
+    turn.add_answer(array("q", [3, 4, 5]))
+    turn.add_answer(ANSWER)
+    for answer in (ANSWER, [3, 4, 5]):
+        assert known.continued(ids_of(PROMPT, answer, NEW)) == (turn, len(PROMPT) + len(answer))
+    for number in range(turns.MAX_ANSWERS):
+        turn.add_answer(array("q", [9, number]))
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
+
+
+def test_another_selection_of_the_same_prompt_takes_its_place():
+    known = Turns()
+    known.add(turn_of(ids_of(PROMPT), ANSWER))
+    other = Turn(ids=ids_of(PROMPT), positions=np.arange(5), settings=(0.2, ()))
+    assert known.add(other) is other
+    assert known.repeated(ids_of(PROMPT), (0.2, ())) is other
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
+
+
+def test_another_namespace_sees_nothing():
+    for link in (lambda before, block: 1), (lambda before, block: hash((before, block))):
+        known = Turns(link)
+        turn = known.add(turn_of(ids_of(PROMPT), ANSWER, namespace=("a", None)))
+        for namespace in ((), ("b", None), (None, "a")):
+            assert known.repeated(ids_of(PROMPT), (0.2, ()), namespace) is None
+            assert known.continued(ids_of(PROMPT, ANSWER, NEW), namespace) is None
+        assert known.repeated(ids_of(PROMPT), (0.2, ()), ("a", None)) is turn
+        assert known.continued(ids_of(PROMPT, ANSWER, NEW), ("a", None)) == (turn, len(PROMPT) + len(ANSWER))
+
+
+def test_prompts_that_differ_in_their_last_tokens_are_all_known_and_forgotten_one_by_one(monkeypatch):
+    """Many questions, shorter than a block, on one document."""
+    document = range(1000, 1000 + 3 * turns.BLOCK)
+    monkeypatch.setattr(turns, "MAX_TURNS", 50)
+    known = Turns()
+    prompts = [ids_of(document, [number] * (1 + number % 40)) for number in range(60)]
+    for ids in prompts:
+        known.add(turn_of(ids, ANSWER))
+    found = [known.repeated(ids, (0.2, ())) is not None for ids in prompts]
+    assert found == [False] * 10 + [True] * 50
+    for number, ids in enumerate(prompts):
+        continued = known.continued(ids_of(ids, ANSWER, NEW))
+        assert (continued is not None and continued[0].ids == ids) == (number >= 10)
+
+
+@given(st.data())
+def test_the_table_holds_exactly_what_it_says(data):
+    """Against a list: whatever is added, found and forgotten, in any order, also with colliding hashes."""
+    prompts = [ids_of(range(n), [7] * m) for n in (64, 128, 130) for m in (0, 1, 3)]
+    link = data.draw(st.sampled_from([lambda before, block: 1, lambda before, block: hash((before, block))]))
+    known, model, limit = Turns(link), [], data.draw(st.integers(1, 6))
+    before, turns.MAX_TURNS = turns.MAX_TURNS, limit
+    try:
+        for ids in data.draw(st.lists(st.sampled_from(prompts), max_size=30)):
+            found = known.repeated(ids, (0.2, ()))
+            assert (found is not None) == (ids in model)
+            if ids in model:
+                model.remove(ids)
+            model = [*model, ids][-limit:]
+            known.add(turn_of(ids))
+        for ids in prompts:
+            assert (known.repeated(ids, (0.2, ())) is not None) == (ids in model)
+    finally:
+        turns.MAX_TURNS = before
+
+
 def test_the_table_is_bounded_and_forgets_the_least_recently_used(monkeypatch):
-    monkeypatch.setattr(turns, "MAX_TOKENS", 3 * len(PROMPT))
+    monkeypatch.setattr(turns, "MAX_TOKENS", 3 * (len(PROMPT) + len(PROMPT) // 2))
     known = Turns()
     prompts = [ids_of(range(start, start + len(PROMPT))) for start in (0, 1000, 2000, 3000)]
     for ids in prompts[:3]:

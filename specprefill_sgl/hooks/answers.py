@@ -1,0 +1,32 @@
+"""Answers of sparse requests, for the turns that may follow them."""
+
+from array import array
+from typing import Any
+
+from specprefill_sgl.turns import Turn
+
+_TURNS = "_spec_prefill_open_turns"
+
+
+def open_turns(scheduler: Any) -> list[tuple[Any, Turn]]:
+    """Sparse requests whose answers are not final, with their turns."""
+    turns = getattr(scheduler, _TURNS, None)
+    if turns is None:
+        turns = []
+        setattr(scheduler, _TURNS, turns)
+    return turns
+
+
+def close_turns(scheduler: Any) -> None:
+    """Give answers that became final to their turns, so that turns outlive requests without holding them."""
+    turns = open_turns(scheduler)
+    for req, turn in turns:
+        if req.finished() and req.finished_reason.to_json()["type"] != "abort":
+            turn.add_answer(array("q", req.output_ids))
+    turns[:] = [entry for entry in turns if not entry[0].finished()]
+
+
+def drop_turn(_result: Any, scheduler: Any, req: Any) -> None:
+    """AFTER Scheduler._release_aborted_request: a request that left the queue will have no answer."""
+    turns = open_turns(scheduler)
+    turns[:] = [entry for entry in turns if entry[0] is not req]
