@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 BLOCK = 64  # tokens per link of the hash chain
-MAX_TOKENS = 1 << 22  # remembered ids and positions, 32 MiB
+MAX_TOKENS = 1 << 22  # remembered ids, positions and answers, 32 MiB
 MAX_TURNS = 4096
-MAX_ANSWERS = 8  # of one prompt
+MAX_ANSWERS = 4  # of one prompt
 
 
 class Turn(msgspec.Struct, kw_only=True, eq=False):
@@ -43,10 +43,10 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     scores: np.ndarray | None = None
     answers: list[array] = msgspec.field(default_factory=list)
 
-    def add_answer(self, answer: array) -> None:
-        """Remember how the prompt was answered, the latest `MAX_ANSWERS` times."""
-        if answer not in self.answers:
-            self.answers = [*self.answers, answer][-MAX_ANSWERS:]
+    @property
+    def size(self) -> int:
+        """Numbers it holds."""
+        return len(self.ids) + len(self.positions) + sum(map(len, self.answers))
 
     def end_in(self, ids: array) -> int:
         """Where an answer to this prompt ends in longer `ids`; its last token may be missing there. 0: there is none."""
@@ -85,10 +85,18 @@ class Turns:
         self._turns[id(turn)] = turn
         self._of_prompt.setdefault(self._whole(chain, turn.ids), []).append(turn)
         self._lengths.setdefault(chain[-1], Counter())[len(turn.ids)] += 1
-        self._size += len(turn.ids) + len(turn.positions)
-        while self._size > MAX_TOKENS or len(self._turns) > MAX_TURNS:
-            self._remove(next(iter(self._turns.values())))
+        self._size += turn.size
+        self._shrink()
         return turn
+
+    def add_answer(self, turn: Turn, answer: array) -> None:
+        """Remember how a turn's prompt was answered, the latest `MAX_ANSWERS` times."""
+        known = id(turn) in self._turns
+        self._size -= turn.size if known else 0
+        if answer not in turn.answers:
+            turn.answers = [*turn.answers, answer][-MAX_ANSWERS:]
+        self._size += turn.size if known else 0
+        self._shrink()
 
     def repeated(self, ids: array, settings: tuple, namespace: tuple = ()) -> Turn | None:
         """The turn of the very same prompt with the same settings."""
@@ -118,6 +126,10 @@ class Turns:
         self._lengths.clear()
         self._size = 0
 
+    def _shrink(self) -> None:
+        while self._size > MAX_TOKENS or len(self._turns) > MAX_TURNS:
+            self._remove(next(iter(self._turns.values())))
+
     def _same(self, chain: list[int], ids: array, namespace: tuple) -> list[Turn]:
         """Turns of exactly this prompt, whose whole blocks have this chain."""
         known = self._of_prompt.get(self._whole(chain, ids), ())
@@ -132,7 +144,7 @@ class Turns:
     def _remove(self, turn: Turn) -> None:
         chain = self._chain(turn.ids, turn.namespace)
         del self._turns[id(turn)]
-        self._size -= len(turn.ids) + len(turn.positions)
+        self._size -= turn.size
         _take(self._of_prompt, self._whole(chain, turn.ids), lambda turns: [one for one in turns if one is not turn])
         _take(self._lengths, chain[-1], lambda lengths: lengths - Counter([len(turn.ids)]))
 

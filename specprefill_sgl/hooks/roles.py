@@ -1,6 +1,8 @@
 """Chat messages that are kept whole: token offsets of roles, read off SGLang's own rendering of the conversation."""
 
 import functools
+import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +35,7 @@ def protect_messages(original: Any, serving: Any, request: Any, is_multimodal: b
     @functools.cache
     def boundary(count: int) -> int | None:
         """Where the first messages end: rendered alone they are the beginning of the whole. None: they cannot stand alone."""
-        part = request.model_copy(update={"messages": request.messages[:count]}, deep=True)
+        part = request.model_copy(update={"messages": request.messages[:count]})
         # else SGLang rewrites a last message of the assistant
         part.continue_final_message = part._format_add_generation_prompt = False
         try:
@@ -41,30 +43,46 @@ def protect_messages(original: Any, serving: Any, request: Any, is_multimodal: b
         except Exception:  # whatever a template raises
             return None
 
-    def holds(index: int, start: int, end: int) -> bool:
-        """Whether the message's text is there; a template may have put it elsewhere."""
+    def holds(first: int, last: int, start: int, end: int) -> bool:
+        """Whether the text of these messages is there; a template may have put it elsewhere."""
         there = _squeezed(serving.tokenizer_manager.tokenizer.decode(ids[start:end]))
-        return all(_squeezed(text) in there for text in _texts(request.messages[index].content))
+        texts = [text for message in request.messages[first:last] for text in _texts(message.content)]
+        return start < end and all(any(_squeezed(form) in there for form in _forms(text)) for text in texts)
 
     custom = dict(request.custom_params or {})
-    request.custom_params = {**custom, PROTECT: [*(custom.get(PROTECT) or ()), *spans(wanted, boundary, holds, len(ids))]}
+    found = spans(runs(wanted), boundary, holds, len(wanted), len(ids))
+    request.custom_params = {**custom, PROTECT: [*(custom.get(PROTECT) or ()), *found]}
     return result
 
 
-def spans(
-    wanted: list[bool], boundary: Callable[[int], int | None], holds: Callable[[int, int, int], bool], length: int
-) -> list[int]:
-    """Flat (start, end) pairs of the wanted messages in a conversation of `length` tokens; neighbours share one.
+def runs(wanted: list[bool], most: int = 8) -> list[tuple[int, int]]:
+    """(first, past the last) of neighbouring wanted messages. Rendering takes time, so of many the nearest are joined."""
+    found = [(first, first + 1) for first, one in enumerate(wanted) if one]
+    while len(found) > 1:
+        gap, at = min((after[0] - before[1], at) for at, (before, after) in enumerate(itertools.pairwise(found)))
+        if gap > 0 and len(found) <= most:
+            break
+        found[at : at + 2] = [(found[at][0], found[at + 1][1])]
+    return found
 
-    Where a boundary is not known, the one before or after it is taken. A message that is not found between its boundaries (a
-    template may move or merge messages) makes the whole conversation protected.
+
+def spans(
+    wanted: list[tuple[int, int]],
+    boundary: Callable[[int], int | None],
+    holds: Callable[[int, int, int, int], bool],
+    messages: int,
+    length: int,
+) -> list[int]:
+    """Flat (start, end) pairs of the wanted runs in a conversation of `length` tokens.
+
+    Where a boundary is not known, the one before or after it is taken. What is not found between its boundaries (a template may
+    move or merge messages) makes the whole conversation protected.
     """
     found: list[int] = []
-    for index in (index for index, one in enumerate(wanted) if one):
-        start = next(at for at in map(boundary, range(index, -1, -1)) if at is not None)
-        later = (boundary(count) for count in range(index + 1, len(wanted)))
-        end = next((at for at in later if at is not None), length)
-        if not holds(index, start, end):
+    for first, last in wanted:
+        start = next(at for at in map(boundary, range(first, -1, -1)) if at is not None)
+        end = next((at for at in map(boundary, range(last, messages)) if at is not None), length)
+        if not holds(first, last, start, end):
             return [0, length]
         if found and start <= found[-1]:
             found[-1] = max(end, found[-1])
@@ -77,6 +95,11 @@ def _texts(content: Any) -> list[str]:
     """A message's text: SGLang takes a string, parts of which some are text, or none."""
     parts = [content] if isinstance(content, str) else [getattr(part, "text", "") for part in content or ()]
     return [part for part in parts if part]
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """How templates write a text: as it is, as JSON, without the reasoning before an answer."""
+    return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], text.rpartition("</think>")[2]
 
 
 def _squeezed(text: str) -> str:

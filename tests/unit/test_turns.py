@@ -83,12 +83,12 @@ def test_asked_again_a_turn_keeps_its_answers():
     known = Turns()
     turn = known.add(turn_of(ids_of(PROMPT), ANSWER))
     assert known.add(turn_of(ids_of(PROMPT))) is turn
-    turn.add_answer(array("q", [3, 4, 5]))
-    turn.add_answer(ANSWER)
+    known.add_answer(turn, array("q", [3, 4, 5]))
+    known.add_answer(turn, ANSWER)
     for answer in (ANSWER, [3, 4, 5]):
         assert known.continued(ids_of(PROMPT, answer, NEW)) == (turn, len(PROMPT) + len(answer))
     for number in range(turns.MAX_ANSWERS):
-        turn.add_answer(array("q", [9, number]))
+        known.add_answer(turn, array("q", [9, number]))
     assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
 
 
@@ -162,6 +162,20 @@ def test_the_table_is_bounded_and_forgets_the_least_recently_used(monkeypatch):
     assert known.repeated(prompts[0], (0.2, ())) is not None
     known.clear()
     assert known.repeated(prompts[3], (0.2, ())) is None
+
+
+def test_answers_count_too(monkeypatch):
+    monkeypatch.setattr(turns, "MAX_TOKENS", 2 * (len(PROMPT) + len(PROMPT) // 2) + len(ANSWER))
+    known = Turns()
+    first, second = (known.add(turn_of(ids_of(range(start, start + len(PROMPT))))) for start in (0, 1000))
+    known.add_answer(first, ANSWER)
+    assert len(known) == 2
+    known.add_answer(second, ANSWER)
+    assert len(known) == 1
+    known.add_answer(first, ANSWER[:3])  # forgotten, so nothing to count
+    known.clear()
+    known.add(second)
+    assert len(known) == 1
 
 
 def test_prompts_shorter_than_a_block_are_not_kept():
