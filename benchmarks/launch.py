@@ -40,7 +40,7 @@ def serve(words: list[str], log: Path, env: dict[str, str] | None = None) -> Ite
             [*words, "--host", "127.0.0.1", "--port", str(port)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},  # this tree, whatever is installed
             start_new_session=True,
             cwd=log.parent,
         )

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PACKAGES = ("sglang", "torch", "transformers", "numpy", "scipy")
-_IDENTITY = ("method", "task", "length", "number", "keep_ratio", "depth", "settings")
+_IDENTITY = ("method", "task", "length", "number", "keep_ratio", "depth", "batch", "settings")
 
 
 class Results:
-    """An open file of results; `add` writes a row at once."""
+    """An open file of results; `add` writes a row at once. A run at another commit or with another command says so."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = read(path) if path.exists() else []
         self._known = {identity(row) for row in self.rows}
-        if not path.exists():
-            path.write_text(json.dumps({"provenance": provenance()}) + "\n")
+        now, before = provenance(), _last_provenance(path)
         self._file = path.open("a")
+        if before is None or any(now[name] != before[name] for name in ("commit", "command")):
+            self._file.write(json.dumps({"provenance": now}) + "\n")
 
     def __contains__(self, row: dict) -> bool:
         return identity(row) in self._known
@@ -43,6 +44,11 @@ def read(path: Path, wanted: Callable[[dict], bool] = lambda row: True) -> list[
     """The rows of a file, without the provenance."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if "provenance" not in row and wanted(row)]
+
+
+def _last_provenance(path: Path) -> dict | None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((row["provenance"] for row in map(json.loads, reversed(lines)) if "provenance" in row), None)
 
 
 def provenance() -> dict:

@@ -1,0 +1,59 @@
+"""The servers of a comparison: stock SGLang with the target (the control), the same with SpecPrefill, the draft alone."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import launch
+from benchmarks.speed import pairs
+
+_CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # our platform alone: SGLang as it is
+
+
+class Servers(NamedTuple):
+    """URLs, and the log of the server with SpecPrefill."""
+
+    dense: str
+    sparse: str
+    draft: str
+    log: Path
+
+
+class Sizes(NamedTuple):
+    """What servers are started with."""
+
+    tokens: int  # that must fit into the pools at once
+    chunked_prefill_size: int
+    options: tuple[str, ...] = ()  # more server flags, for all three
+    keep_ratio: float = 0.1  # of requests that do not say
+
+
+@contextlib.contextmanager
+def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> Iterator[Servers]:
+    """Start the servers of a pair; they sleep while they are idle, so that one of them has the machine to itself."""
+    target, draft = pairs.write(name, folder)
+    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(draft), "--spec-prefill-min-tokens", "16"]
+    sparse += ["--spec-prefill-draft-max-tokens", str(sizes.tokens), "--spec-prefill-keep-ratio", str(sizes.keep_ratio)]
+    with contextlib.ExitStack() as stack:
+
+        def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:
+            return stack.enter_context(launch.serve(_command(model, sizes, *options), folder / f"{role}.log", env))
+
+        dense = start(target, "dense", env=_CONTROL)
+        with_plugin = start(target, "sparse", *sparse)
+        alone = start(draft, "draft", env=_CONTROL) if with_draft else ""
+        yield Servers(dense, with_plugin, alone, folder / "sparse.log")
+
+
+def _command(model: Path, sizes: Sizes, *options: str) -> list[str]:
+    return launch.command(
+        model,
+        *("--load-format", "dummy", "--sleep-on-idle"),
+        *options,
+        *sizes.options,
+        dtype="bfloat16",
+        max_total_tokens=str(sizes.tokens + 4096),
+        chunked_prefill_size=str(sizes.chunked_prefill_size),
+        max_running_requests="32",
+    )

@@ -1,0 +1,94 @@
+"""The speed benchmarks' own arithmetic, on made-up rows."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.speed import max_qps, measure, pairs, report, scaling, serving
+
+
+def _row(length=1000, number=0, **changed):
+    stages = {"draft": 10.0, "lookahead": 2.0, "score": 1.0, "select": 0.5}
+    times = {"dense": 400.0, "dense_again": 404.0, "sparse": 50.0, "draft_alone": 10.0, "target_alone": 32.0, "floor": 2.0}
+    times["stages"] = stages
+    return {"length": length, "keep_ratio": 0.1, "batch": 1, "number": number, **times, **changed}
+
+
+def test_stages_sum_to_the_time_to_the_first_token():
+    assert report.parts(_row()) == {
+        "draft": 10,
+        "lookahead": 2,
+        "score": 1,
+        "select": 0.5,
+        "target": 30,
+        "floor": 2,
+        "rest": 4.5,
+    }
+
+
+def test_the_bound_counts_both_models_alone_and_nothing_else():
+    assert report.ratio(_row()) == 8
+    assert report.bound(_row()) == 10
+
+
+def test_tables_have_a_line_per_cell_and_medians_over_rounds():
+    rows = [_row(number=n, sparse=sparse) for n, sparse in enumerate((50.0, 40.0, 80.0))] + [_row(length=2000)]  # a range
+    lines = report.ratios_table(rows).splitlines()
+    assert len(lines) == 4
+    assert "8.00 [5.00, 10.00]x" in lines[2]
+    assert "20.0 [12.5, 25.0] %" in report.stages_table(rows).splitlines()[2]
+
+
+def test_exponents_are_those_of_the_times():
+    rows = [_row(length, dense=3e-6 * length**2, draft_alone=1.0) for length in (512, 1024, 4096)]
+    slope, width = scaling.exponent(rows, scaling.FIGURES["dense"])
+    assert (slope, width) == pytest.approx((2, 0), abs=1e-6)
+
+
+def test_stages_are_read_from_what_the_log_has_had_since(tmp_path):
+    line = "[x] Spec prefill batch, #prompt: 1, draft ms: {}, lookahead ms: 2.5, score ms: 1.0, select ms: 0.5\n"
+    (tmp_path / "log").write_text(line.format(99.0))
+    seen = len(line.format(99.0))
+    (tmp_path / "log").write_text(line.format(99.0) + "other\n" + line.format(10.0) + line.format(20.0))
+    assert measure._stages(tmp_path / "log", seen) == {"draft": 30.0, "lookahead": 5.0, "score": 2.0, "select": 1.0}
+
+
+@pytest.mark.parametrize("capacity", [0.3, 1.7, 40.0])
+def test_the_search_ends_between_a_rate_that_passes_and_one_that_fails(monkeypatch, capacity):
+    def level(servers, arguments, mode, rate, count):
+        slow = 0.02 if rate <= capacity else 0.05  # of the requests, 3 % are tolerated
+        times = np.ones(count)
+        times[: round(count * slow)] = 9
+        return [(first, 1.0) for first in times]
+
+    monkeypatch.setattr(max_qps, "_level", level)
+    arguments = argparse.Namespace(requests=100, steps=4, duration=8)
+    rows = list(max_qps._search(None, arguments, "dense", max_qps.Limits(2.0, 2.0), 1.0))
+    passing = max(row["rate"] for row in rows if row["passes"])
+    failing = min(row["rate"] for row in rows if not row["passes"])
+    assert passing <= capacity < failing
+    assert failing / passing < 1.05
+
+
+def test_figures_of_the_load_benchmark():
+    figures = {
+        f"{p}_{f}_ms": float(n)
+        for n, (f, p) in enumerate((f, p) for f in ("ttft", "tpot", "itl") for p in ("median", "p90", "p99"))
+    }
+    row = serving.figures({**figures, "request_goodput": 0.5, "completed": 16})
+    assert row["itl"] == {"median": 6.0, "p90": 7.0, "p99": 8.0}
+    assert (row["goodput"], row["completed"]) == (0.5, 16)
+
+
+@pytest.mark.parametrize("name", pairs.names())
+def test_every_pair_is_one_that_transformers_and_the_draft_check_accept(name, tmp_path):
+    from transformers import AutoConfig, AutoTokenizer
+
+    configs = [AutoConfig.from_pretrained(folder) for folder in pairs.write(name, tmp_path)]
+    about = json.loads((pairs._MODELS / f"{name}.json").read_text())["about"]
+    assert about
+    assert len({config.vocab_size for config in configs}) == 1
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "target")) <= configs[0].vocab_size
+    assert configs[0].vocab_size >= pairs.VOCABULARY
