@@ -1,5 +1,6 @@
 """Agreement between tensor-parallel ranks: every rank must take the same decision, or their KV lengths differ and they hang."""
 
+import math
 from typing import Any
 
 import torch
@@ -33,8 +34,9 @@ class Ranks:
         return next((e for e in errors if e is not None), None)
 
     def maximum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Element-wise maximum over the ranks, in place."""
+        """Element-wise maximum over the ranks, in place. NaN becomes infinite: a maximum on a GPU may lose it."""
         if not self._alone:
+            tensor.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group.device_group)
         return tensor
 

@@ -14,6 +14,7 @@ from specprefill_sgl.draft.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.prompts import Outcome, Prompt
 from specprefill_sgl.ranks import Ranks
+from specprefill_sgl.scoring.device_selection import select
 from specprefill_sgl.scoring.torch_scoring import chunk_scores
 from specprefill_sgl.skipcode import as_numpy
 from specprefill_sgl.turns import Turn, Turns
@@ -84,7 +85,7 @@ class Stage:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
         assert self._prompts is None
         self._prompts, self._drafting = list(prompts), None
-        self._timers = {name: DeviceTimer(self.draft.device) for name in ("draft", "score", "select")}
+        self._timers = {name: DeviceTimer(self.draft.device) for name in ("draft", "lookahead", "score", "select")}
 
     @property
     def is_drafting(self) -> bool:
@@ -109,9 +110,9 @@ class Stage:
         votes: list[torch.Tensor | None] | None = None
         error: str | None = None
         try:
-            with self._timers["draft"].span():
-                if self._drafting is None:
-                    self._drafting = self.source(self._prompts)
+            if self._drafting is None:
+                self._drafting = self.source(self._prompts)
+            with self._timers["lookahead" if self._drafting.has_read else "draft"].span():
                 done = self._drafting.step()
             if done:
                 with self._timers["score"].span():
@@ -152,11 +153,11 @@ class Stage:
             return self._failed()
         self._drafting.release()
         self._prompts = self._drafting = None
-        draft_ms, score_ms, select_ms = (timer.total_ms() for timer in self._timers.values())
+        draft_ms, lookahead_ms, score_ms, select_ms = (timer.total_ms() for timer in self._timers.values())
         outcomes = [
             Outcome(
                 positions=positions,
-                draft_ms=draft_ms,
+                draft_ms=draft_ms + lookahead_ms,
                 score_ms=score_ms,
                 select_ms=select_ms,
                 draft_cached_tokens=already,
@@ -168,12 +169,13 @@ class Stage:
         if self._ranks.is_first:
             logger.info(
                 "Spec prefill batch, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
-                "draft ms: %.1f, score ms: %.1f, select ms: %.1f",
+                "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",
                 len(prompts),
                 sum(len(prompt.ids) for prompt in prompts),
                 sum(cached),
                 sum(len(positions) for positions, _ in chosen),
                 draft_ms,
+                lookahead_ms,
                 score_ms,
                 select_ms,
             )
@@ -186,26 +188,32 @@ class Stage:
         chosen: list[tuple[np.ndarray, np.ndarray | None]] | None = None
         if self._ranks.is_first:
             try:
-                scores = [None if one is None else chunk_scores(one, self.config.chunk_size).cpu().numpy() for one in votes]
-                chosen = [
-                    (np.arange(0) if score is None else self._positions(prompt, score), score)
-                    for prompt, score in zip(prompts, scores, strict=True)
-                ]
+                wanted = [(prompt, one) for prompt, one in zip(prompts, votes, strict=True) if one is not None]
+                found = iter(self._selected(wanted))
+                chosen = [(np.arange(0), None) if one is None else next(found) for one in votes]
             except Exception:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
 
-    def _positions(self, prompt: Prompt, scores: np.ndarray) -> np.ndarray:
+    def _selected(self, voted: Sequence[tuple[Prompt, torch.Tensor]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Kept positions and scores of prompts with their votes."""
+        best = select(
+            [chunk_scores(votes, self.config.chunk_size) for _, votes in voted],
+            [self._forced(prompt) for prompt, _ in voted],
+            [prompt.keep_ratio for prompt, _ in voted],
+        )
+        return [(self._positions(prompt, *one), one.scores) for (prompt, _), one in zip(voted, best, strict=True)]
+
+    def _positions(self, prompt: Prompt, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """The best chunks; what an earlier turn kept comes before them, what is cached undropped is not paid for."""
-        forced, size = self._forced(prompt), self.config.chunk_size
-        chunks = selection.select_chunks(scores, forced, prompt.keep_ratio)
+        size = self.config.chunk_size
         positions = selection.chunk_positions(chunks, len(prompt.ids), size)
-        if prompt.kept is not None:
-            return np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
-        if selection.leading_run(positions) >= prompt.cached:
-            return positions
-        chunks = selection.select_after(prompt.cached // size, scores, forced, prompt.keep_ratio)
-        return np.union1d(np.arange(prompt.cached), selection.chunk_positions(chunks, len(prompt.ids), size))
+        free = prompt.cached if prompt.kept is None else selection.leading_run(prompt.kept)
+        if selection.leading_run(positions) < free:
+            after = selection.select_after(free // size, scores, self._forced(prompt), prompt.keep_ratio)
+            after = np.union1d(np.arange(free), selection.chunk_positions(after, len(prompt.ids), size))
+            positions = after if prompt.kept is None else np.union1d(positions, after)
+        return positions if prompt.kept is None else np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
 
     def _forced(self, prompt: Prompt) -> np.ndarray:
         return selection.forced_chunks(

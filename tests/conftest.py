@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.interpreter import interpret_kernels
+
+interpret_kernels()
+
 
 @pytest.fixture(scope="session")
 def pair_of(tmp_path_factory):

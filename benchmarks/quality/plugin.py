@@ -48,6 +48,10 @@ class Remembered:
             self._drafting = source(stage, [prompts[at] for at in self._missing])
         self.cached = [0] * len(prompts)
 
+    @property
+    def has_read(self) -> bool:
+        return self._drafting is not None and self._drafting.has_read
+
     def step(self) -> bool:
         return self._drafting is None or self._drafting.step()
 
@@ -67,7 +71,7 @@ class Remembered:
 def register() -> None:
     """Wrap the stage; idempotent."""
     from specprefill_sgl import stage, state, turns
-    from specprefill_sgl.draft import drafting
+    from specprefill_sgl.draft import voting
 
     if hasattr(stage.Stage, "quality_config"):
         return
@@ -78,7 +82,7 @@ def register() -> None:
         stage.Stage.without_draft,
         state.PromptState.decide,
     )
-    layer_votes, max_votes = drafting.layer_votes, drafting.max_votes
+    layer_votes, max_votes = voting.layer_votes, voting.max_votes
 
     def configured(method):
         def call(self, *arguments):
@@ -103,8 +107,8 @@ def register() -> None:
 
     positions, continued = stage.Stage._positions, turns.Turns.continued
 
-    def without_revival(self, prompt, scores):
-        found = positions(self, prompt, scores)
+    def without_revival(self, prompt, *selected):
+        found = positions(self, prompt, *selected)
         if settings().get("turns") == "no_revival" and prompt.kept is not None:
             new = found[len(prompt.kept) :]
             return np.concatenate([prompt.kept, new[new > prompt.kept.max()]])
@@ -116,7 +120,7 @@ def register() -> None:
     stage.Stage._positions, turns.Turns.continued = without_revival, only_if_sticky
     stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)
     stage.Stage.begin, stage.Stage.without_draft = configured(begin), configured(without_draft)
-    drafting.layer_votes, drafting.max_votes = over_heads, over_layers
+    voting.layer_votes, voting.max_votes, voting.kernel_votes = over_heads, over_layers, voting.torch_votes
     state.PromptState.decide = decide_positions
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from specprefill_sgl.draft.group import DraftedPrompt
 from specprefill_sgl.draft.model import DraftModel
+from specprefill_sgl.draft.voting import votes_of
 from specprefill_sgl.prompts import Prompt
-from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 
 
 class Drafting:
@@ -26,6 +25,11 @@ class Drafting:
         self._group = draft.begin(prompts)
         self.cached = self._group.cached
 
+    @property
+    def has_read(self) -> bool:
+        """Whether the next step is the lookahead."""
+        return self._group.has_read
+
     def step(self) -> bool:
         """One forward; whether all prompts are drafted."""
         return self._group.step()
@@ -36,21 +40,10 @@ class Drafting:
 
     def votes(self) -> list[torch.Tensor | None]:
         """After the last step: float32 [votes, prompt_tokens] per prompt, over this rank's heads and all voting layers."""
-        return [None if one is None else self._votes(one) for one in self._group.drafted()]
+        drafted = self._group.drafted()
+        found = iter(votes_of(self._draft, [one for one in drafted if one is not None], self._draft.device))
+        return [None if one is None else next(found) for one in drafted]
 
     def release(self) -> None:
         """Give back what the group holds."""
         self._group.release()
-
-    def _votes(self, drafted: DraftedPrompt) -> torch.Tensor:
-        layers = self._draft.voting_layers(len(drafted.slots))
-        return max_votes(
-            layer_votes(
-                drafted.queries[layer_id],
-                self._draft.keys(layer_id)[drafted.slots],
-                scaling=layer.scaling,
-                logit_cap=layer.logit_cap,
-                pool_kernel=self._draft.config.pool_kernel,
-            )
-            for layer_id, layer in layers.items()
-        )

@@ -33,6 +33,11 @@ class DraftedPrompt:
         self.queries = queries
         self.slots = slots
 
+    @property
+    def n_votes(self) -> int:
+        """Queries that vote."""
+        return len(next(iter(self.queries.values())))
+
 
 class DraftGroup:
     """Prompts drafted in shared forwards. `release` must follow, whatever happened.
@@ -67,6 +72,8 @@ class DraftGroup:
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
         self._steps: list[dict[int, torch.Tensor]] = []  # queries by layer, rows as in the batch
         self._tokens: list[torch.Tensor] = []  # the next token of each row after each step
+        self._eos = torch.tensor(sorted(runner.model_config.hf_eos_token_id or ()), dtype=torch.int64, device=runner.device)
+        self._ended: torch.Tensor | None = None  # rows whose end of sequence has been fed back
         for req in self._reqs:
             req.init_next_round_input(tree)
             req.lock = tree.lock(req.last_node)
@@ -74,13 +81,23 @@ class DraftGroup:
 
     def step(self) -> bool:
         """One extend forward, or when all prompts are read the lookahead; whether the group is drafted."""
-        waiting = [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
-        if waiting:
+        if waiting := self._waiting:
             self._extend_chunk(waiting)
         elif self._batch is not None:
             for _ in range(self._lookahead - 1):
                 self._decode()
+                if self._all_ended():  # later queries would not vote
+                    break
         return not waiting
+
+    @property
+    def has_read(self) -> bool:
+        """Whether all prompts have been read, so that the next step is the lookahead."""
+        return not self._waiting
+
+    @property
+    def _waiting(self) -> list[Req]:
+        return [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
 
     def cancel(self, index: int) -> None:
         """Leave a prompt out of the steps to come; what it has published stays cached."""
@@ -91,7 +108,7 @@ class DraftGroup:
         if self._batch is None:
             return [None] * len(self._reqs)
         generated = torch.stack(self._tokens[:-1]).cpu() if len(self._tokens) > 1 else None
-        votes = _votes(generated, self._eos_ids, len(self._batch.reqs))
+        votes = _votes(generated, self._eos.cpu(), len(self._batch.reqs))
         by_layer = {layer: torch.stack([step[layer] for step in self._steps]) for layer in self._steps[0]}
         row_of = {req.rid: row for row, req in enumerate(self._batch.reqs)}
         result: list[DraftedPrompt | None] = []
@@ -172,9 +189,11 @@ class DraftGroup:
             queries = self._capture.disarm()
         return queries, logits.argmax(dim=-1)
 
-    @property
-    def _eos_ids(self) -> list[int]:
-        return sorted(self._runner.model_config.hf_eos_token_id or ())
+    def _all_ended(self) -> bool:
+        """Whether every prompt has fed back an end of sequence. Waits for the device, a step that decoding waits for anyway."""
+        ended = torch.isin(self._tokens[-2], self._eos)
+        self._ended = ended if self._ended is None else self._ended | ended
+        return bool(self._ended.all())
 
 
 def _draft_req(index: int, prompt: Prompt) -> Req:
@@ -193,13 +212,13 @@ def _draft_req(index: int, prompt: Prompt) -> Req:
     return req
 
 
-def _votes(generated: torch.Tensor | None, eos_ids: list[int], n_prompts: int) -> list[int]:
+def _votes(generated: torch.Tensor | None, eos_ids: torch.Tensor, n_prompts: int) -> list[int]:
     """Queries that count per prompt: those up to and including the first generated end-of-sequence token's.
 
     `generated` is int64 [lookahead - 1, prompts], the tokens that were fed back (algorithm.md, 1).
     """
     if generated is None:
         return [1] * n_prompts
-    ended = torch.isin(generated, torch.tensor(eos_ids, dtype=generated.dtype)).int()
+    ended = torch.isin(generated, eos_ids).int()
     before = ended.cumsum(0) - ended  # end-of-sequence tokens strictly before each fed-back token
     return (1 + (before == 0).sum(0)).tolist()

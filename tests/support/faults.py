@@ -19,7 +19,7 @@ def register():
     from specprefill_sgl.draft.drafting import Drafting
     from specprefill_sgl.draft.group import DraftGroup
 
-    decode, votes = DraftGroup._decode, Drafting._votes
+    decode, votes = DraftGroup._decode, Drafting.votes
 
     from specprefill_sgl.turns import Turns
 
@@ -44,13 +44,13 @@ def register():
             raise RuntimeError("injected draft fault")
         return decode(self)
 
-    def failing_votes(self, drafted):
+    def failing_votes(self):
         if on("score") or (on("score_on_rank_1") and torch.distributed.get_rank() == 1):
             raise RuntimeError("injected scoring fault")
-        result = votes(self, drafted)
-        return result * float("nan") if on("nan") else result
+        result = votes(self)
+        return [one * float("nan") for one in result] if on("nan") else result
 
-    DraftGroup._decode, Drafting._votes = failing_decode, failing_votes
+    DraftGroup._decode, Drafting.votes = failing_decode, failing_votes
 """
 
 

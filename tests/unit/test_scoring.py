@@ -1,31 +1,10 @@
-"""Scoring against a direct transcription of algorithm.md, 2 to 4, in float64."""
-
-import math
+"""Scoring in plain torch against a direct transcription of algorithm.md, 2 to 4, in float64."""
 
 import pytest
 import torch
 
 from specprefill_sgl.scoring.torch_scoring import chunk_scores, layer_votes, max_votes
-
-
-def transcribed(queries, keys, scaling, cap, kernel):
-    """a[h, t, j], pooled with zero padding counted, max over h: one scalar at a time."""
-    votes, heads, _ = queries.shape
-    n, kv_heads, _ = keys.shape
-    best = torch.zeros(votes, n, dtype=torch.float64)
-    for h in range(heads):
-        k = keys[:, h // (heads // kv_heads)].double()
-        for t in range(votes):
-            logits = [float(k[j] @ queries[t, h].double()) * scaling for j in range(n)]
-            if cap:
-                logits = [cap * math.tanh(x / cap) for x in logits]
-            top = max(logits)
-            weights = [math.exp(x - top) for x in logits]
-            a = [w / sum(weights) for w in weights]
-            for j in range(n):
-                window = [a[i] for i in range(j - kernel // 2, j + kernel // 2 + 1) if 0 <= i < n]
-                best[t, j] = max(best[t, j], sum(window) / kernel)
-    return best
+from tests.support.transcription import transcribed
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 8), (6, 2, 16), (2, 1, 64)])

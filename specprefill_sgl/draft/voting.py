@@ -1,0 +1,87 @@
+"""Votes of drafted prompts: by Triton kernels on a GPU, by plain torch elsewhere. Both give the same (algorithm.md, 2 to 4)."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from specprefill_sgl.draft.group import DraftedPrompt
+from specprefill_sgl.scoring.packed import PackedPrompts, pack
+from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
+from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
+
+
+class Drafted(Protocol):
+    """What is read of a `DraftModel`: the configuration, the layers that vote on a prompt, their key buffers."""
+
+    config: Any
+
+    def voting_layers(self, prompt_tokens: int) -> dict[int, Any]: ...
+    def keys(self, layer_id: int) -> torch.Tensor: ...
+
+
+def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt], device: torch.device) -> list[torch.Tensor]:
+    """Pooled attention onto each prompt, max over this rank's heads and all voting layers.
+
+    Returns
+    -------
+    list of float32 [votes, prompt_tokens]
+        `votes` as many as the prompt's queries.
+    """
+    if not prompts:
+        return []
+    if device.type == "cuda" and kernels_can(draft.config.pool_kernel, _head_dim(prompts)):
+        return kernel_votes(draft, prompts)
+    return torch_votes(draft, prompts)
+
+
+def torch_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
+    """One prompt, one layer at a time."""
+    return [
+        max_votes(
+            layer_votes(
+                prompt.queries[layer_id],
+                draft.keys(layer_id)[prompt.slots],
+                scaling=layer.scaling,
+                logit_cap=layer.logit_cap,
+                pool_kernel=draft.config.pool_kernel,
+            )
+            for layer_id, layer in draft.voting_layers(len(prompt.slots)).items()
+        )
+        for prompt in prompts
+    ]
+
+
+def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
+    """Two kernels a layer for all prompts together; keys are read where they lie."""
+    lengths, n_votes = [len(prompt.slots) for prompt in prompts], [prompt.n_votes for prompt in prompts]
+    packed = pack([prompt.slots for prompt in prompts], n_votes)
+    layers = [draft.voting_layers(length) for length in lengths]
+    out = torch.zeros(max(n_votes), sum(lengths), dtype=torch.float32, device=packed.slots.device)
+    for layer_id, layer in {name: layer for voting in layers for name, layer in voting.items()}.items():
+        accumulate_votes(
+            out,
+            pad_sequence([prompt.queries[layer_id] for prompt in prompts], batch_first=True),
+            draft.keys(layer_id),
+            _voting(packed, [layer_id in voting for voting in layers]),
+            scaling=layer.scaling,
+            logit_cap=layer.logit_cap,
+            pool_kernel=draft.config.pool_kernel,
+        )
+    # contiguous, for the ranks to reduce
+    return [votes[:n].contiguous() for votes, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
+
+
+def _head_dim(prompts: Sequence[DraftedPrompt]) -> int:
+    return max(queries.shape[-1] for queries in prompts[0].queries.values())
+
+
+def _voting(packed: PackedPrompts, votes: list[bool]) -> PackedPrompts:
+    """The same prompts, without those on which a layer does not vote."""
+    if all(votes):
+        return packed
+    wanted = torch.tensor(votes, device=packed.n_votes.device)
+    return PackedPrompts(
+        slots=packed.slots, starts=packed.starts, n_votes=packed.n_votes * wanted, max_tokens=packed.max_tokens
+    )

@@ -1,0 +1,52 @@
+"""Compiles the scoring kernels for an H200 without one: a process of its own, since tests define them for the interpreter.
+
+Prints a line per kernel: name, shared memory in bytes.
+"""
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+from specprefill_sgl.scoring import triton_scoring
+
+H200 = GPUTarget("cuda", 90, 32)
+TYPES = {
+    "out": "*fp32",
+    "partials": "*fp32",
+    "slots": "*i64",
+    "starts": "*i64",
+    "n_votes": "*i32",
+    "scaling": "fp32",
+    "cap": "fp32",
+}
+ALIGNED = {"q_prompt", "q_vote", "q_head", "k_slot", "k_head", "split_tokens"}  # divisible by 16 in every real launch
+
+
+def compile_for_h200(kernel, keys: str, constants: dict, num_warps: int):
+    """Compile with the signature a launch with keys of the given Triton type has."""
+    types = {**TYPES, "queries": f"*{keys}", "keys": f"*{keys}", **dict.fromkeys(constants, "constexpr")}
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    aligned = [i for i, (name, kind) in enumerate(signature.items()) if kind[0] == "*" or name in ALIGNED]
+    hints = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = triton.compiler.ASTSource(kernel, signature, constants, hints)
+    return triton.compile(source, target=H200, options={"num_warps": num_warps})
+
+
+def main() -> None:
+    """Dtypes, head sizes and caps that take different paths."""
+    for keys, head_dim, group, pool_kernel, capped in (
+        ("bf16", 64, 4, 13, False),
+        ("bf16", 128, 7, 13, True),
+        ("fp16", 256, 2, 63, False),
+        ("fp32", 64, 1, 13, True),
+    ):
+        sizes = triton_scoring.tile_sizes(8, group, head_dim, pool_kernel, native=keys != "fp32")
+        sizes["capped"] = capped
+        first = compile_for_h200(triton_scoring._partial_lse, keys, sizes, 4)
+        sizes |= {"pool": pool_kernel, "paired": True, "max_splits": triton_scoring.MAX_SPLITS}
+        second = compile_for_h200(triton_scoring._pooled_max, keys, sizes, 8)
+        for compiled in (first, second):
+            print(compiled.metadata.name, compiled.metadata.shared)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Selection of several prompts on their device equals NumPy's of each on its own."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specprefill_sgl import selection
+from specprefill_sgl.scoring.device_selection import select
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@settings(deadline=None)  # the first example warms torch up
+@given(data=st.data())
+def test_selection_is_that_of_numpy_ties_included(data):
+    few_values = st.sampled_from([0.0, 0.25, 0.5, 1e-9])
+    forced, ratios, scores = [], [], []
+    for chunks in data.draw(st.lists(st.integers(1, 100), min_size=1, max_size=5)):
+        forced.append(np.array([*data.draw(st.lists(st.booleans(), min_size=chunks - 1, max_size=chunks - 1)), True]))
+        ratios.append(data.draw(st.floats(0.01, 1)))
+        scores.append(np.array(data.draw(st.lists(few_values, min_size=chunks, max_size=chunks)), dtype=np.float32))
+    found = select([torch.from_numpy(one).to(DEVICE) for one in scores], forced, ratios)
+    for got, *own in zip(found, scores, forced, ratios, strict=True):
+        assert got.chunks.dtype == np.int64
+        assert got.chunks.tolist() == selection.select_chunks(*own).tolist()
+        assert got.scores.tolist() == own[0].tolist()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    scores = [torch.tensor([0.5, 0.25]), torch.tensor([0.0, 1.0, value])]
+    with pytest.raises(ValueError, match="not finite"):
+        select(scores, [np.array([False, True]), np.array([False, False, True])], [0.5, 0.5])

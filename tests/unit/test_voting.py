@@ -1,0 +1,63 @@
+"""Votes of a group: kernels for all prompts together equal plain torch for each, whatever layers vote on whatever prompt."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from specprefill_sgl.draft.group import DraftedPrompt
+from specprefill_sgl.draft.voting import kernel_votes, torch_votes, votes_of
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LENGTHS, VOTES = [150, 20, 64], [3, 1, 2]
+SLOTS = sum(LENGTHS) + 11
+
+
+class _Draft:
+    """Three layers, of which the last has a window of 100 tokens and votes on shorter prompts only."""
+
+    config = SimpleNamespace(pool_kernel=13)
+
+    def __init__(self, dtype):
+        torch.manual_seed(0)
+        self._keys = [torch.randn(SLOTS, 2, 16, device=DEVICE).to(dtype) for _ in range(3)]
+        self._layers = [
+            SimpleNamespace(scaling=scaling, logit_cap=cap) for scaling, cap in ((0.25, 0.0), (0.3, 20.0), (0.25, 0.0))
+        ]
+
+    def voting_layers(self, prompt_tokens):
+        return dict(enumerate(self._layers[: 3 if prompt_tokens < 100 else 2]))
+
+    def keys(self, layer_id):
+        return self._keys[layer_id]
+
+
+def _prompts(dtype):
+    slots = torch.randperm(SLOTS, device=DEVICE)[: sum(LENGTHS)].split(LENGTHS)
+    return [
+        DraftedPrompt({layer: torch.randn(votes, 6, 16, device=DEVICE).to(dtype) for layer in range(3)}, own)
+        for own, votes in zip(slots, VOTES, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_kernels_vote_as_plain_torch(dtype):
+    draft = _Draft(dtype)
+    prompts = _prompts(dtype)
+    got, want = kernel_votes(draft, prompts), torch_votes(draft, prompts)
+    assert [tuple(one.shape) for one in got] == list(zip(VOTES, LENGTHS, strict=True))
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_window_layer_counts_where_it_votes():
+    """Or the comparison above could not see that it was left out everywhere."""
+    draft, prompts = _Draft(torch.float32), _prompts(torch.float32)
+    without = _Draft(torch.float32)
+    without.voting_layers = lambda prompt_tokens: dict(enumerate(without._layers[:2]))
+    changed = [not torch.equal(a, b) for a, b in zip(torch_votes(draft, prompts), torch_votes(without, prompts), strict=True)]
+    assert changed == [False, True, True]
+
+
+def test_nothing_to_vote_on():
+    assert votes_of(_Draft(torch.float32), [], DEVICE) == []
