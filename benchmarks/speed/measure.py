@@ -18,9 +18,10 @@ _LINE = re.compile("Spec prefill batch.*" + ", ".join(rf"{stage} ms: ([\d.]+)" f
 def compare(servers: Servers, length: int, keep_ratio: float, batch: int, number: int) -> dict:
     """A row of milliseconds. All are measured one after another, in an order that changes with `number`; caches start empty.
 
-    `dense_again` repeats `dense` and shows the noise; `draft_alone` and `target_alone` are stock SGLang with the draft on the
-    prompts and with the target on prompts of as many tokens as were kept: the two parts of the bound. `floor` is a prompt of a
-    few tokens, dense: what HTTP, tokenizer manager and scheduler take whatever the prompt; both parts contain it.
+    `dense_again` repeats `dense` and shows the noise, `dense_with_plugin` is a dense request to the server with SpecPrefill.
+    `draft_alone` and `target_alone` are stock SGLang with the draft on the prompts and with the target on prompts of as many
+    tokens as were kept: the two parts of the bound. `floor` is a prompt of a few tokens, dense: what HTTP, tokenizer manager
+    and scheduler take whatever the prompt; both parts contain it.
     """
     draw = random.Random(f"{length}/{batch}/{number}")
     prompts = [_ids(draw, length) for _ in range(batch)]
@@ -43,6 +44,7 @@ def compare(servers: Servers, length: int, keep_ratio: float, batch: int, number
         "sparse": sparse_time,
         "draft_alone": lambda: first_tokens_ms(servers.draft, prompts, off)[0],
         "dense_again": lambda: first_tokens_ms(servers.dense, prompts, off)[0],
+        "dense_with_plugin": lambda: first_tokens_ms(servers.sparse, prompts, {"spec_prefill": False})[0],
         "floor": lambda: first_tokens_ms(servers.dense, [_ids(draw, 4) for _ in prompts], off)[0],
         "target_alone": lambda: first_tokens_ms(servers.dense, [_ids(draw, count) for count in kept], off)[0],
     }

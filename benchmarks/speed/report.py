@@ -50,7 +50,8 @@ def ratios_table(rows: list[dict]) -> str:
         "p as time",
         "bound",
     )
-    lines = [_line((*head, "reached", "dense / dense again")), _line(["---"] * (len(head) + 2))]
+    head = (*head, "reached", "dense again / dense", "dense with plugin / dense")
+    lines = [_line(head), _line(["---"] * len(head))]
     for cell, mine in cells(rows).items():
         lines.append(
             _line(
@@ -63,7 +64,8 @@ def ratios_table(rows: list[dict]) -> str:
                     summary(mine, lambda row: row["target_alone"] / row["dense"], 3),
                     summary(mine, bound) + "x",
                     summary(mine, lambda row: ratio(row) / bound(row), 3),
-                    summary(mine, lambda row: row["dense"] / row["dense_again"], 3),
+                    summary(mine, lambda row: row["dense_again"] / row["dense"], 3),
+                    summary(mine, lambda row: row["dense_with_plugin"] / row["dense"], 3),
                 )
             )
         )
