@@ -30,6 +30,7 @@ from benchmarks import launch
 _PAIR = launch.ROOT / "benchmarks" / "pair"
 _KINDS = {"dense": 20, "sparse": 40, "conversation": 12, "abort": 10, "disconnect": 8, "bad": 10}
 _TIMEOUT_S = 180
+_IDS = 500  # that every pair has
 _SAMPLED = 0.1
 _BAD = ({"spec_prefill_keep_ratio": 0}, {"spec_prefill_nonsense": 1}, {"spec_prefill_protect": [5, 2]}, {"spec_prefill": "yes"})
 
@@ -52,24 +53,40 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=4000, help="--max-total-tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. tp 2 (without the dashes)"
+        "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. dp-size 2 (without the dashes)"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run(Path(folder), arguments.minutes, arguments.in_flight, arguments.seed, arguments.pool, arguments.option)
+        outcome = run(
+            Path(folder),
+            arguments.minutes,
+            arguments.in_flight,
+            seed=arguments.seed,
+            pool=arguments.pool,
+            option=arguments.option,
+        )
     print(json.dumps({"counts": outcome.counts, "memory_slope_mib_per_minute": slope(outcome.memory)}, indent=2))
     for problem in outcome.problems[:20]:
         print("problem: " + problem)
     sys.exit(1 if outcome.problems else 0)
 
 
-def run(folder: Path, minutes: float, in_flight: tuple[int, int], seed: int, pool: int, option: Sequence[str]) -> Outcome:
-    """A server, the soak on it, and what its log counted."""
-    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(_PAIR / "draft"), "--spec-prefill-min-tokens", "200"]
+def run(
+    folder: Path,
+    minutes: float,
+    in_flight: tuple[int, int],
+    *,
+    seed: int,
+    pool: int,
+    option: Sequence[str],
+    pair: tuple[Path, Path] = (_PAIR / "target", _PAIR / "draft"),
+) -> Outcome:
+    """A server of a target and its draft, the soak on it, and what its log counted."""
+    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(pair[1]), "--spec-prefill-min-tokens", "200"]
     more = [f"--{option[0]}", *option[1:]] if option else []
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
     limits["schedule_conservativeness"] = "0.05"  # admit more than the pool holds
-    words = launch.command(_PAIR / "target", *sparse, *more, dtype="float32", **limits)
+    words = launch.command(pair[0], *sparse, *more, dtype="float32", **limits)
     # SGLang then retracts all the time, but not, as by default, every third decode: whoever it picks would starve
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
     with launch.serve(words, folder / "server.log", retracting) as url:
@@ -170,7 +187,7 @@ def _memory() -> float:
 
 
 def _ids(draw: random.Random, low: int, high: int) -> list[int]:
-    return [draw.randrange(3, 12_000) for _ in range(draw.randint(low, high))]
+    return [draw.randrange(3, _IDS) for _ in range(draw.randint(low, high))]
 
 
 def _generate(url: str, ids: list[int], custom: dict, tokens: int, **fields) -> dict:

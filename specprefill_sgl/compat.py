@@ -103,7 +103,7 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
     Raises
     ------
     ConfigError
-        If the draft's configuration cannot be read.
+        If the draft's configuration cannot be read, or its heads do not divide among the tensor-parallel ranks.
     """
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.configs.model_config import ModelConfig
@@ -118,6 +118,12 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
         )
     except Exception as error:
         raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
+    heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size
+    if heads % ranks or max(kv_heads, ranks) % min(kv_heads, ranks):
+        raise ConfigError(
+            f"--tp-size {ranks} cannot be used with {flag('draft_model_path')} {config.draft_model_path}: the draft's {heads} "
+            f"attention heads ({kv_heads} key heads) cannot be divided among the ranks."
+        )
     draft.context_len = min(draft.context_len, target.context_len)
     return draft
 

@@ -3,11 +3,15 @@
 import functools
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.interpreter import interpret_kernels
 
 interpret_kernels()
+# nothing is asserted about time on shared machines, and hypothesis' own clocks are assertions too
+hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
