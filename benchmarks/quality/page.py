@@ -1,27 +1,30 @@
-"""Puts tables between the markers of RESULTS.md and the README, and plots beside the raw results."""
+"""Tables and plots: of the committed results between the markers of RESULTS.md and the README, of others beside their rows."""
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import continuation, conversation, plots, report
 from benchmarks.quality.matrix import KEEP_RATIOS
 from benchmarks.quality.results import read
 
+HOME = Path(__file__).parent / "results"
 PAGES = (Path(__file__).parent / "RESULTS.md", Path(__file__).parents[2] / "README.md")
 _SHOWN = [ratio for ratio in KEEP_RATIOS if ratio < 1]
 
 
-def write(results: Path, pages: Sequence[Path] = PAGES) -> None:
-    """Redraw everything the folder has results for; text outside the markers stays."""
+def write(results: Path) -> None:
+    """Redraw everything the folder has results for; of the pages, text outside the markers stays."""
     tables = {}
     for suite, build in _TABLES.items():
         path = results / f"{suite}.jsonl"
         if path.exists() and (rows := read(path)):
             tables |= build(rows, results)
             tables[f"{suite} provenance"] = _provenance(path)
-    for page in pages:
+    if results.resolve() != HOME:
+        (results / "TABLES.md").write_text("\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items()) + "\n")
+        return
+    for page in PAGES:
         text = page.read_text()
         for name, table in tables.items():
             text = _filled(text, name, table)
@@ -42,6 +45,10 @@ def _matrix(rows: list[dict], results: Path) -> dict[str, str]:
         "verdicts": report.verdicts(rows, [0.1, 0.2, 0.3], lengths),
         "methods": report.table(rows, _SHOWN),
     }
+
+
+def _dense_2048(rows: list[dict], _results: Path) -> dict[str, str]:
+    return {"dense at 2048": report.dense_table(rows, [2048])}
 
 
 def _depth(rows: list[dict], results: Path) -> dict[str, str]:
@@ -69,6 +76,7 @@ def _conversation(rows: list[dict], _results: Path) -> dict[str, str]:
 
 _TABLES = {
     "matrix": _matrix,
+    "dense_2048": _dense_2048,
     "depth": _depth,
     "ablation": _ablation,
     "continuation": _continuation,
