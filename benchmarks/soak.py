@@ -30,7 +30,7 @@ from benchmarks import launch
 _PAIR = launch.ROOT / "benchmarks" / "pair"
 _KINDS = {"dense": 20, "sparse": 40, "conversation": 12, "abort": 10, "disconnect": 8, "bad": 10}
 _TIMEOUT_S = 180
-_IDS = 500  # that every pair has
+IDS = 12_000  # that the pair has
 _SAMPLED = 0.1
 _BAD = ({"spec_prefill_keep_ratio": 0}, {"spec_prefill_nonsense": 1}, {"spec_prefill_protect": [5, 2]}, {"spec_prefill": "yes"})
 
@@ -187,7 +187,7 @@ def _memory() -> float:
 
 
 def _ids(draw: random.Random, low: int, high: int) -> list[int]:
-    return [draw.randrange(3, _IDS) for _ in range(draw.randint(low, high))]
+    return [draw.randrange(3, IDS) for _ in range(draw.randint(low, high))]
 
 
 def _generate(url: str, ids: list[int], custom: dict, tokens: int, **fields) -> dict:
