@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--chunked-prefill-size", type=int, default=1024)
     parser.add_argument("--target", type=Path, default=_PAIR / "target")
     parser.add_argument("--draft", type=Path, default=_PAIR / "draft")
-    parser.add_argument("--option", nargs="*", default=[], metavar="WORD", help="more server flags (without the first dashes)")
+    launch.add_option(parser)
     parser.add_argument("--out", type=Path, default=_HERE / "results" / "interleaving.jsonl")
     arguments = parser.parse_args()
     results = Results(arguments.out)
@@ -51,9 +51,9 @@ def main() -> None:
 def _command(arguments: argparse.Namespace) -> list[str]:
     return launch.command(
         arguments.target,
-        *("--spec-prefill", "--spec-prefill-draft-model-path", str(arguments.draft)),
-        *("--chunked-prefill-size", str(arguments.chunked_prefill_size)),
-        *((f"--{arguments.option[0]}", *arguments.option[1:]) if arguments.option else ()),
+        *launch.sparse_flags(arguments.draft),
+        *arguments.option,
+        chunked_prefill_size=str(arguments.chunked_prefill_size),
         max_total_tokens="80000",
         max_running_requests="16",
     )

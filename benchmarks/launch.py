@@ -1,5 +1,6 @@
 """Real SGLang servers for the demo, the benchmarks and the tests: start one, wait until it is healthy, end exactly it."""
 
+import argparse
 import contextlib
 import os
 import signal
@@ -14,6 +15,7 @@ import requests
 import torch
 
 START_DEADLINE_S = 300
+CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
 ROOT = Path(__file__).resolve().parents[1]
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
 
@@ -29,6 +31,30 @@ def command(model: Path, *options: str, **defaults: str) -> list[str]:
         flags = {**_ON_CPU, **flags}
     words = [word for pair in flags.items() if pair[0] not in options for word in pair]
     return [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve()), *words, *options]
+
+
+def sparse_flags(draft: Path | str, **options: object) -> list[str]:
+    """`--spec-prefill` with a draft, a folder or a name; `min_tokens=16` is `--spec-prefill-min-tokens 16`."""
+    values = {"draft_model_path": draft.resolve() if isinstance(draft, Path) else draft, **options}
+    words = [word for name, value in values.items() for word in (f"--spec-prefill-{name.replace('_', '-')}", str(value))]
+    return ["--spec-prefill", *words]
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """`--option`: more words for the server's command line, as a tuple that is complete with its dashes."""
+    parser.add_argument(
+        "--option",
+        nargs="+",
+        action=_ServerFlag,
+        default=(),
+        metavar="WORD",
+        help="one more server flag and its values, without its dashes: --option dp-size 2",
+    )
+
+
+class _ServerFlag(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, (f"--{values[0]}", *values[1:]))
 
 
 @contextlib.contextmanager

@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs=2, default=(8, 64), metavar=("LOW", "HIGH"), help="goes up and down")
     parser.add_argument("--pool", type=int, default=4000, help="--max-total-tokens")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--option", nargs="*", default=[], metavar="WORD", help="more server flags, e.g. dp-size 2 (without the dashes)"
-    )
+    launch.add_option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(
@@ -82,11 +80,9 @@ def run(
     pair: tuple[Path, Path] = (_PAIR / "target", _PAIR / "draft"),
 ) -> Outcome:
     """A server of a target and its draft, the soak on it, and what its log counted."""
-    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(pair[1]), "--spec-prefill-min-tokens", "200"]
-    more = [f"--{option[0]}", *option[1:]] if option else []
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
     limits["schedule_conservativeness"] = "0.05"  # admit more than the pool holds
-    words = launch.command(pair[0], *sparse, *more, dtype="float32", **limits)
+    words = launch.command(pair[0], *launch.sparse_flags(pair[1], min_tokens=200), *option, dtype="float32", **limits)
     # SGLang then retracts all the time, but not, as by default, every third decode: whoever it picks would starve
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
     with launch.serve(words, folder / "server.log", retracting) as url:

@@ -54,8 +54,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    draft, ratio = str(arguments.draft.resolve()), str(arguments.keep_ratio)
-    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", draft, "--spec-prefill-keep-ratio", ratio]
+    sparse = launch.sparse_flags(arguments.draft, keep_ratio=arguments.keep_ratio)
     limits = {"chunked_prefill_size": "2048", "max_total_tokens": "20000", "max_running_requests": "8"}
     return launch.command(arguments.target, *sparse, dtype="float32", **limits)
 

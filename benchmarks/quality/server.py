@@ -33,8 +33,7 @@ def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[Qu
     env = launch.plugin_environment(folder, "specprefill_quality", "benchmarks.quality.plugin:register")
     words = launch.command(
         target,
-        *("--spec-prefill", "--spec-prefill-draft-model-path", str(draft.resolve()), "--spec-prefill-min-tokens", "64"),
-        *("--spec-prefill-lookahead", str(LARGEST_LOOKAHEAD)),
+        *launch.sparse_flags(draft, min_tokens=64, lookahead=LARGEST_LOOKAHEAD),
         *options,
         dtype="float32",
         max_total_tokens="40000",

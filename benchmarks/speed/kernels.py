@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.quality.results import Results, read
+from benchmarks.speed import arguments as shared
 from benchmarks.speed.report import summary
-from benchmarks.speed.ttft import RESULTS
 from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--rounds", type=int, default=20)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--out", type=Path, default=RESULTS / f"kernels-{device}.jsonl")
+    parser.add_argument("--out", type=Path, default=shared.results(f"kernels-{device}"))
     arguments = parser.parse_args()
     arguments.out.unlink(missing_ok=True)
     results = Results(arguments.out)

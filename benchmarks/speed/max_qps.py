@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
-from benchmarks.speed import pairs
+from benchmarks.speed import arguments as shared
 from benchmarks.speed.pairs import VOCABULARY
 from benchmarks.speed.servers import Servers, Sizes, serve
-from benchmarks.speed.ttft import RESULTS
 
 _TOLERATED = 0.03
 _TIMEOUT = aiohttp.ClientTimeout(total=3600)
@@ -38,8 +37,7 @@ class Limits(NamedTuple):
 
 def main() -> None:
     """Limits that are not given are multiples of what one dense request takes alone."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.max_qps", description=__doc__)
-    parser.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    parser = shared.parser("max_qps", __doc__)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--keep-ratio", type=float, default=0.1)
     parser.add_argument("--output-tokens", type=int, default=8)
@@ -50,10 +48,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="bisections, once a passing and a failing rate are known")
     parser.add_argument("--ttft-limit", type=float, help="seconds; default: twice a dense request alone")
     parser.add_argument("--limit", type=float, help="seconds of a whole request; default: three times a dense one alone")
-    parser.add_argument("--chunked-prefill-size", type=int, default=2048)
-    parser.add_argument("--out", type=Path, help="default: results/max_qps-PAIR.jsonl")
     arguments = parser.parse_args()
-    out = arguments.out or RESULTS / f"max_qps-{arguments.pair}.jsonl"
+    out = shared.rows_of("max_qps", arguments)
     out.unlink(missing_ok=True)  # limits and rates of two runs do not mix
     results = Results(out)
     sizes = Sizes(8 * (arguments.length + 64), arguments.chunked_prefill_size, keep_ratio=arguments.keep_ratio)

@@ -3,19 +3,16 @@
 `python -m benchmarks.speed.scaling` measures as `ttft` does, at one keep ratio, and draws both axes logarithmic.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from scipy.stats import linregress
 
+from benchmarks import launch
 from benchmarks.quality.results import read
-from benchmarks.speed import pairs, report, ttft
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from benchmarks.speed import arguments as shared
+from benchmarks.speed import drawing, report, ttft
 
 FIGURES: dict[str, Callable[[dict], float]] = {
     "dense": lambda row: row["dense"],
@@ -28,17 +25,14 @@ FIGURES: dict[str, Callable[[dict], float]] = {
 
 def main() -> None:
     """The longest prompts decide how long this takes: dense attention grows with the square."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.scaling", description=__doc__)
-    parser.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    parser = shared.parser("scaling", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--keep-ratio", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chunked-prefill-size", type=int, default=2048)
-    parser.add_argument("--option", nargs="*", default=[], metavar="WORD", help="more server flags (without the first dashes)")
-    parser.add_argument("--out", type=Path, help="default: results/scaling-PAIR.jsonl")
+    launch.add_option(parser)
     arguments = parser.parse_args()
     arguments.keep_ratios, arguments.batches = [arguments.keep_ratio], [1]
-    out = arguments.out or ttft.RESULTS / f"scaling-{arguments.pair}.jsonl"
+    out = shared.rows_of("scaling", arguments)
     ttft.run(arguments, out)
     rows = read(out)
     print(f"\n{table(rows)}\n\n{report.ratios_table(rows)}")
@@ -56,7 +50,7 @@ def table(rows: list[dict]) -> str:
     lengths = sorted({row["length"] for row in rows})
     lines = ["| part | " + " | ".join(map(str, lengths)) + " | exponent |", "|---" * (len(lengths) + 2) + "|"]
     for name, figure in FIGURES.items():
-        medians = [np.median([figure(row) for row in rows if row["length"] == length]) for length in lengths]
+        medians = _medians(rows, lengths, figure)
         slope, width = exponent([row for row in rows if figure(row) > 0], figure)  # the log has tenths of milliseconds
         lines.append(f"| {name} | " + " | ".join(f"{one:.1f}" for one in medians) + f" | {slope:.2f} ± {width:.2f} |")
     return "\n".join(lines)
@@ -64,15 +58,14 @@ def table(rows: list[dict]) -> str:
 
 def plot(rows: list[dict], path: Path) -> None:
     """A line per part."""
-    figure, axes = plt.subplots(figsize=(7, 5))
     lengths = sorted({row["length"] for row in rows})
-    for name, value in FIGURES.items():
-        medians = [np.median([value(row) for row in rows if row["length"] == length]) for length in lengths]
-        axes.loglog(lengths, medians, marker="o", label=name)
-    axes.set(xlabel="prompt tokens", ylabel="ms")
-    axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    with drawing.axes(path, "prompt tokens", "ms") as axes:
+        for name, figure in FIGURES.items():
+            axes.loglog(lengths, _medians(rows, lengths, figure), marker="o", label=name)
+
+
+def _medians(rows: list[dict], lengths: list[int], figure: Callable[[dict], float]) -> list[float]:
+    return [float(np.median([figure(row) for row in rows if row["length"] == length])) for length in lengths]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from benchmarks import launch
 from benchmarks.speed import pairs
 
-_CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # our platform alone: SGLang as it is
-
 
 class Servers(NamedTuple):
     """URLs, and the log of the server with SpecPrefill."""
@@ -33,16 +31,15 @@ class Sizes(NamedTuple):
 def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> Iterator[Servers]:
     """Start the servers of a pair; they sleep while they are idle, so that one of them has the machine to itself."""
     target, draft = pairs.write(name, folder)
-    sparse = ["--spec-prefill", "--spec-prefill-draft-model-path", str(draft), "--spec-prefill-min-tokens", "16"]
-    sparse += ["--spec-prefill-draft-max-tokens", str(sizes.tokens), "--spec-prefill-keep-ratio", str(sizes.keep_ratio)]
+    sparse = launch.sparse_flags(draft, min_tokens=16, draft_max_tokens=sizes.tokens, keep_ratio=sizes.keep_ratio)
     with contextlib.ExitStack() as stack:
 
         def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:
             return stack.enter_context(launch.serve(_command(model, sizes, *options), folder / f"{role}.log", env))
 
-        dense = start(target, "dense", env=_CONTROL)
+        dense = start(target, "dense", env=launch.CONTROL)
         with_plugin = start(target, "sparse", *sparse)
-        alone = start(draft, "draft", env=_CONTROL) if with_draft else ""
+        alone = start(draft, "draft", env=launch.CONTROL) if with_draft else ""
         yield Servers(dense, with_plugin, alone, folder / "sparse.log")
 
 

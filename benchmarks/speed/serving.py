@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
+from benchmarks.speed import arguments as shared
 from benchmarks.speed import pairs
 from benchmarks.speed.servers import Servers, Sizes, serve
-from benchmarks.speed.ttft import RESULTS
 
 _FIGURES = ("ttft", "tpot", "itl")
 _PERCENTILES = ("median", "p90", "p99")
@@ -24,8 +24,7 @@ _PERCENTILES = ("median", "p90", "p99")
 
 def main() -> None:
     """One row per rate, mode and round; rows that exist are not measured again."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.serving", description=__doc__)
-    parser.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    parser = shared.parser("serving", __doc__)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--keep-ratio", type=float, default=0.1)
@@ -33,10 +32,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16, help="per rate")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--goodput", nargs="+", default=["ttft:20000"], help="what SGLang's --goodput takes")
-    parser.add_argument("--chunked-prefill-size", type=int, default=2048)
-    parser.add_argument("--out", type=Path, help="default: results/serving-PAIR.jsonl")
     arguments = parser.parse_args()
-    out = arguments.out or RESULTS / f"serving-{arguments.pair}.jsonl"
+    out = shared.rows_of("serving", arguments)
     results = Results(out)
     sizes = Sizes(16 * (arguments.length + 64), arguments.chunked_prefill_size, keep_ratio=arguments.keep_ratio)
     rounds = [(n, rate, mode) for n in range(arguments.rounds) for rate in arguments.rates for mode in ("dense", "sparse")]

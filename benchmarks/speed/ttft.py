@@ -8,34 +8,27 @@ import itertools
 import tempfile
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import launch
 from benchmarks.quality.results import Results, read
-from benchmarks.speed import pairs, report
+from benchmarks.speed import arguments as shared
+from benchmarks.speed import drawing, report
 from benchmarks.speed.measure import compare
 from benchmarks.speed.servers import Sizes, serve
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Goes on where an earlier run of the same command stopped."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.ttft", description=__doc__)
-    parser.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    parser = shared.parser("ttft", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192])
     parser.add_argument("--keep-ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--chunked-prefill-size", type=int, default=2048)
-    parser.add_argument("--option", nargs="*", default=[], metavar="WORD", help="more server flags (without the first dashes)")
-    parser.add_argument("--out", type=Path, help="default: results/ttft-PAIR.jsonl")
+    launch.add_option(parser)
     arguments = parser.parse_args()
-    out = arguments.out or RESULTS / f"ttft-{arguments.pair}.jsonl"
+    out = shared.rows_of("ttft", arguments)
     run(arguments, out)
     rows = read(out)
     print(f"\n{report.ratios_table(rows)}\n\n{report.stages_table(rows)}")
@@ -46,15 +39,14 @@ def run(arguments: argparse.Namespace, out: Path) -> None:
     """Cells that the file does not have yet; the first round of each is not kept."""
     results = Results(out)
     cells = list(itertools.product(arguments.lengths, arguments.keep_ratios, arguments.batches))
-    options = (f"--{arguments.option[0]}", *arguments.option[1:]) if arguments.option else ()
     tokens = max((length + 64) * batch for length, _, batch in cells)
-    sizes = Sizes(tokens, arguments.chunked_prefill_size, options)
+    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes) as servers:
         for (length, keep_ratio, batch), number in tqdm(
             list(itertools.product(cells, range(-1, arguments.rounds))), desc="rounds"
         ):
             row = {"length": length, "keep_ratio": keep_ratio, "batch": batch, "number": number}
-            row["settings"] = {"chunked_prefill_size": arguments.chunked_prefill_size, "options": options}
+            row["settings"] = {"chunked_prefill_size": arguments.chunked_prefill_size, "options": arguments.option}
             if row not in results:
                 measured = compare(servers, length, keep_ratio, batch, number)
                 if number >= 0:
@@ -63,20 +55,16 @@ def run(arguments: argparse.Namespace, out: Path) -> None:
 
 def plot(rows: list[dict], path: Path) -> None:
     """Speed-up against keep ratio, a line per length and batch, its bound dashed."""
-    figure, axes = plt.subplots(figsize=(7, 5))
     found = report.cells(rows)
-    for length, batch in sorted({(length, batch) for length, _, batch in found}):
-        ratios = sorted(keep for one, keep, size in found if (one, size) == (length, batch))
-        medians = [
-            [np.median([figure(row) for row in found[length, keep, batch]]) for keep in ratios]
-            for figure in (report.ratio, report.bound)
-        ]
-        (line,) = axes.plot(ratios, medians[0], marker="o", label=f"{length} tokens, batch {batch}")
-        axes.plot(ratios, medians[1], linestyle="--", color=line.get_color(), alpha=0.6)
-    axes.set(xlabel="keep ratio", ylabel="TTFT dense / sparse (dashed: bound)")
-    axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    with drawing.axes(path, "keep ratio", "TTFT dense / sparse (dashed: bound)") as axes:
+        for length, batch in sorted({(length, batch) for length, _, batch in found}):
+            ratios = sorted(keep for one, keep, size in found if (one, size) == (length, batch))
+            medians = [
+                [np.median([figure(row) for row in found[length, keep, batch]]) for keep in ratios]
+                for figure in (report.ratio, report.bound)
+            ]
+            (line,) = axes.plot(ratios, medians[0], marker="o", label=f"{length} tokens, batch {batch}")
+            axes.plot(ratios, medians[1], linestyle="--", color=line.get_color(), alpha=0.6)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,12 @@ def test_32_at_once_are_all_right(mode, judge, requests_, pair_of, tmp_path):
     faults = Faults(tmp_path / "faults")
     with serve(tmp_path, target, *sparse_options(draft), *options, env={**env, **faults.env}) as server:
         start = server.draft_pools()
-        faults.switch("slow_step", on=mode == "defaults")  # so that prompts wait together
+        faults.switch("slow_step", on=mode == "no_chunked_prefill")  # so that prompts wait together
         replies = all_at_once(server, requests_)
         faults.switch("slow_step", on=False)
         assert judge.wrong(replies, requests_) == []
         assert judge.wrong(all_at_once(server, requests_), requests_) == []  # again, now with a full radix cache
-        if mode == "defaults":  # where several prompts fit one draft forward
+        if mode == "no_chunked_prefill":  # where any two prompts fit one draft forward
             drafted_together = re.findall(r"Spec prefill batch, #prompt: (\d+)", server.log.read_text())
             assert max(map(int, drafted_together)) > 1
         if mode == "retraction":

@@ -7,12 +7,12 @@ from benchmarks import soak
 
 @pytest.mark.parametrize(
     ("minutes", "in_flight", "option"),
-    [(3, (8, 64), ()), (0.5, (8, 24), ("tp", "2")), (0.5, (8, 24), ("dp-size", "2"))],
+    [(3, (8, 64), ()), (0.5, (8, 24), ("--tp", "2")), (0.5, (8, 24), ("--dp-size", "2"))],
     ids=["one", "tensor parallel", "data parallel"],
 )
 def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_flight, option):
     # the shipped draft has three heads: two ranks cannot share them
-    pair = {"pair": pair_of("llama")} if "tp" in option else {}
+    pair = {"pair": pair_of("llama")} if "--tp" in option else {}
     if pair:
         monkeypatch.setattr(soak, "IDS", 500)  # that the other pair has
     outcome = soak.run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option, **pair)

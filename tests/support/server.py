@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import launch
 
-CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
+CONTROL = launch.CONTROL
 
 
 class Server:
@@ -71,9 +71,7 @@ def command(target: Path, *options: str) -> list[str]:
 
 def sparse_options(draft: Path, **options: object) -> list[str]:
     """`--spec-prefill` with every prompt of 16 tokens or more eligible, unless said otherwise."""
-    values = {"draft_model_path": draft, "min_tokens": 16, **options}
-    words = [word for name, value in values.items() for word in (f"--spec-prefill-{name.replace('_', '-')}", str(value))]
-    return ["--spec-prefill", *words]
+    return launch.sparse_flags(draft, **{"min_tokens": 16, **options})
 
 
 @contextlib.contextmanager

@@ -1,0 +1,27 @@
+"""Command-line arguments that the speed benchmarks share."""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.speed import pairs
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Of `python -m benchmarks.speed.NAME`: the pair, the size of a chunk, where the rows go."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.speed.{name}", description=description)
+    made.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    made.add_argument("--chunked-prefill-size", type=int, default=2048)
+    made.add_argument("--out", type=Path, help=f"default: results/{name}-PAIR.jsonl")
+    return made
+
+
+def rows_of(name: str, arguments: argparse.Namespace) -> Path:
+    """`--out`, or the benchmark's own file for the pair."""
+    return arguments.out or results(f"{name}-{arguments.pair}")
+
+
+def results(stem: str) -> Path:
+    """A file of rows in the benchmarks' folder of results."""
+    return _RESULTS / f"{stem}.jsonl"

@@ -1,0 +1,22 @@
+"""One plot in a file beside its rows."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+
+@contextlib.contextmanager
+def axes(path: Path, xlabel: str, ylabel: str) -> Iterator[Any]:
+    """Axes to draw on; labelled, given a legend and written as PNG at the end."""
+    figure, drawn = plt.subplots(figsize=(7, 5))
+    yield drawn
+    drawn.set(xlabel=xlabel, ylabel=ylabel)
+    drawn.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
