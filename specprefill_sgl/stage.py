@@ -1,6 +1,7 @@
 """The speculation stage: prompts in, kept positions or a reason out. The only place that drives a draft."""
 
 import logging
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,6 +59,16 @@ class Stage:
         if as_numpy(prompt.ids).max() >= self._vocab_size:
             return Outcome(positions=None, reason=eligibility.DRAFT_VOCABULARY)
         return None
+
+    def warm_up(self) -> bool:
+        """Draft a made-up prompt, so that no request waits for kernels to be compiled; whether the draft can do it."""
+        room = min(self.draft.context_len, self.draft.max_tokens) - self.config.lookahead
+        n_tokens = max(1, min(4 * self.config.chunk_size, room))
+        self.begin([Prompt(ids=array("q", bytes(8 * n_tokens)), keep_ratio=self.config.keep_ratio)])
+        while (outcomes := self.advance()) is None:
+            pass
+        self.clear()
+        return outcomes[0].positions is not None
 
     def group_size(self, prompts: Sequence[Prompt]) -> int:
         """How many of the waiting prompts, in order, are drafted together: always one, more while they fit one forward."""

@@ -108,8 +108,7 @@ class Turns:
         chain = self._chain(ids, namespace)
         for blocks in range(len(chain), 0, -1):
             lengths = [length for length in self._lengths.get(chain[blocks - 1], ()) if length < len(ids)]
-            parts = {length: ids[:length] for length in lengths}
-            turns = [turn for part in parts.values() for turn in self._same(chain[:blocks], part, namespace)]
+            turns = [turn for length in lengths for turn in self._same(chain[:blocks], ids[:length], namespace)]
             end, turn = max(((turn.end_in(ids), turn) for turn in turns), key=lambda pair: pair[0], default=(0, None))
             if turn is not None and end:
                 self._turns.move_to_end(id(turn))

@@ -9,19 +9,24 @@ import requests
 
 from benchmarks import launch
 from benchmarks.speed.pairs import VOCABULARY
-from benchmarks.speed.servers import Servers
+from benchmarks.speed.servers import Servers, peak_mib
 
 STAGES = ("draft", "lookahead", "score", "select")
 _LINE = re.compile("Spec prefill batch.*" + ", ".join(rf"{stage} ms: ([\d.]+)" for stage in STAGES))
 
 
-def compare(servers: Servers, length: int, keep_ratio: float, batch: int, number: int) -> dict:
+def compare(
+    servers: Servers, length: int, keep_ratio: float, batch: int, number: int, wanted: frozenset[str] | None = None
+) -> dict:
     """A row of milliseconds. All are measured one after another, in an order that changes with `number`; caches start empty.
+
+    With `wanted`, only some are.
 
     `dense_again` repeats `dense` and shows the noise, `dense_with_plugin` is a dense request to the server with SpecPrefill.
     `draft_alone` and `target_alone` are stock SGLang with the draft on the prompts and with the target on prompts of as many
     tokens as were kept: the two parts of the bound. `floor` is a prompt of a few tokens, dense: what HTTP, tokenizer manager
-    and scheduler take whatever the prompt; both parts contain it.
+    and scheduler take whatever the prompt; both parts contain it. `peak_mib` is the most memory that the server with
+    SpecPrefill has had since it started.
     """
     draw = random.Random(f"{length}/{batch}/{number}")
     prompts = [_ids(draw, length) for _ in range(batch)]
@@ -48,11 +53,12 @@ def compare(servers: Servers, length: int, keep_ratio: float, batch: int, number
         "floor": lambda: first_tokens_ms(servers.dense, [_ids(draw, 4) for _ in prompts], off)[0],
         "target_alone": lambda: first_tokens_ms(servers.dense, [_ids(draw, count) for count in kept], off)[0],
     }
-    names = list(measurements)
+    names = [name for name in measurements if wanted is None or name in wanted]
     for name in names[number % len(names) :] + names[: number % len(names)]:
         times[name] = measurements[name]()
     identity = {"length": length, "keep_ratio": keep_ratio, "batch": batch, "number": number, "kept_tokens": kept}
-    return {**identity, **{name: round(took, 3) for name, took in times.items()}, "stages": stages}
+    more = {"stages": stages, "peak_mib": peak_mib(servers.sparse)}
+    return {**identity, **{name: round(took, 3) for name, took in times.items()}, **more}
 
 
 def first_tokens_ms(url: str, prompts: list[list[int]], custom: dict | None) -> tuple[float, list[dict]]:

@@ -12,10 +12,10 @@ from scipy.stats import linregress
 from benchmarks import launch
 from benchmarks.quality.results import read
 from benchmarks.speed import arguments as shared
-from benchmarks.speed import drawing, report, ttft
+from benchmarks.speed import drawing, ttft
 
 FIGURES: dict[str, Callable[[dict], float]] = {
-    "dense": lambda row: row["dense"],
+    "dense": lambda row: row.get("dense", np.nan),
     "sparse": lambda row: row["sparse"],
     "draft": lambda row: row["stages"]["draft"],
     "score": lambda row: row["stages"]["score"],
@@ -24,18 +24,20 @@ FIGURES: dict[str, Callable[[dict], float]] = {
 
 
 def main() -> None:
-    """The longest prompts decide how long this takes: dense attention grows with the square."""
+    """The longest prompts decide how long this takes: dense attention grows with the square, so it may stop earlier."""
     parser = shared.parser("scaling", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--keep-ratio", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dense-up-to", type=int, default=16384, help="longer prompts are measured sparse only")
     launch.add_option(parser)
     arguments = parser.parse_args()
     arguments.keep_ratios, arguments.batches = [arguments.keep_ratio], [1]
     out = shared.rows_of("scaling", arguments)
-    ttft.run(arguments, out)
+    sparse = frozenset({"sparse", "target_alone"})
+    ttft.run(arguments, out, lambda length: sparse | {"dense"} if length <= arguments.dense_up_to else sparse)
     rows = read(out)
-    print(f"\n{table(rows)}\n\n{report.ratios_table(rows)}")
+    print(f"\n{table(rows)}")
     plot(rows, out.with_suffix(".png"))
 
 
@@ -46,14 +48,15 @@ def exponent(rows: list[dict], figure: Callable[[dict], float]) -> tuple[float, 
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: median milliseconds per length, and the exponent over all."""
+    """Markdown: median milliseconds per length, the exponent over all, and the most memory the server has had by then."""
     lengths = sorted({row["length"] for row in rows})
     lines = ["| part | " + " | ".join(map(str, lengths)) + " | exponent |", "|---" * (len(lengths) + 2) + "|"]
     for name, figure in FIGURES.items():
         medians = _medians(rows, lengths, figure)
         slope, width = exponent([row for row in rows if figure(row) > 0], figure)  # the log has tenths of milliseconds
         lines.append(f"| {name} | " + " | ".join(f"{one:.1f}" for one in medians) + f" | {slope:.2f} ± {width:.2f} |")
-    return "\n".join(lines)
+    peaks = [max(row["peak_mib"] for row in rows if row["length"] == length) for length in lengths]
+    return "\n".join([*lines, "| peak memory, MiB | " + " | ".join(f"{peak:.0f}" for peak in peaks) + " | |"])
 
 
 def plot(rows: list[dict], path: Path) -> None:

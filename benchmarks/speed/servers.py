@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from benchmarks import launch
 from benchmarks.speed import pairs
 
@@ -41,6 +43,14 @@ def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> 
         with_plugin = start(target, "sparse", *sparse)
         alone = start(draft, "draft", env=launch.CONTROL) if with_draft else ""
         yield Servers(dense, with_plugin, alone, folder / "sparse.log")
+
+
+def peak_mib(url: str) -> float:
+    """The most resident memory that each process of a server has had, summed."""
+    port = url.rsplit(":", 1)[1]
+    (server,) = (process for process in psutil.Process().children() if port in process.cmdline())
+    status = [Path(f"/proc/{process.pid}/status").read_text() for process in (server, *server.children(recursive=True))]
+    return round(sum(int(line.split()[1]) for text in status for line in text.splitlines() if "VmHWM" in line) / 1024, 1)
 
 
 def _command(model: Path, sizes: Sizes, *options: str) -> list[str]:

@@ -6,6 +6,7 @@
 import argparse
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,11 @@ def main() -> None:
     plot(rows, out.with_suffix(".png"))
 
 
-def run(arguments: argparse.Namespace, out: Path) -> None:
-    """Cells that the file does not have yet; the first round of each is not kept."""
+def run(arguments: argparse.Namespace, out: Path, wanted: Callable[[int], frozenset[str] | None] = lambda length: None) -> None:
+    """Cells that the file does not have yet; the first round of each is not kept.
+
+    `wanted` says what is measured at a length (`measure.compare`).
+    """
     results = Results(out)
     cells = list(itertools.product(arguments.lengths, arguments.keep_ratios, arguments.batches))
     tokens = max((length + 64) * batch for length, _, batch in cells)
@@ -48,7 +52,7 @@ def run(arguments: argparse.Namespace, out: Path) -> None:
             row = {"length": length, "keep_ratio": keep_ratio, "batch": batch, "number": number}
             row["settings"] = {"chunked_prefill_size": arguments.chunked_prefill_size, "options": arguments.option}
             if row not in results:
-                measured = compare(servers, length, keep_ratio, batch, number)
+                measured = compare(servers, length, keep_ratio, batch, number, wanted(length))
                 if number >= 0:
                     results.add({**row, **measured})
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from sglang.srt.model_executor.runner_utils.capture_mode import get_is_capture_mode
 
 
 class QueryCapture:
@@ -11,18 +12,22 @@ class QueryCapture:
     Every attention layer of SGLang ends in `backend.forward(q, k, v, layer, forward_batch, ...)` with queries after RoPE
     and q/k norm. While rows are armed, `forward` keeps those rows.
 
+    A CUDA graph replays without calling `forward`. So while one is captured, the queries' own tensors are kept: each replay
+    writes into them anew, and nothing else does, since memory of a graph that is referred to is not used again.
+
     Attributes
     ----------
     layers : dict[int, RadixAttention]
         The attention layers seen so far, by layer id: their scale, logit cap, window and head counts.
     """
 
-    _OWN = frozenset({"_backend", "_rows", "_taken", "layers"})
+    _OWN = frozenset({"_backend", "_rows", "_taken", "_graphs", "layers"})
 
     def __init__(self, backend: Any):
         self._backend = backend
         self._rows: torch.Tensor | None = None
         self._taken: dict[int, torch.Tensor] = {}
+        self._graphs: dict[int, dict[int, torch.Tensor]] = {}  # captured batch size -> layer id -> queries of the last replay
         self.layers: dict[int, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -36,9 +41,13 @@ class QueryCapture:
 
     def forward(self, q, k, v, layer, forward_batch, *args, **kwargs):
         """The backend's own forward; records first."""
-        if self._rows is not None and not layer.is_cross_attention:
+        in_graph = get_is_capture_mode()
+        if (in_graph or self._rows is not None) and not layer.is_cross_attention:
             rows = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-            self._taken[layer.layer_id] = rows[self._rows]
+            if in_graph:
+                self._graphs.setdefault(len(rows), {})[layer.layer_id] = rows
+            else:
+                self._taken[layer.layer_id] = rows[self._rows]
             self.layers[layer.layer_id] = layer
         return self._backend.forward(q, k, v, layer, forward_batch, *args, **kwargs)
 
@@ -50,3 +59,8 @@ class QueryCapture:
         """Stop recording; returns what was kept: layer id -> [n, heads, head_dim]."""
         taken, self._rows, self._taken = self._taken, None, {}
         return taken
+
+    def replayed(self, n: int) -> dict[int, torch.Tensor]:
+        """Of the first `n` rows, after a replay of the smallest graph that has so many: layer id -> [n, heads, head_dim]."""
+        size = min(size for size in self._graphs if size >= n)
+        return {layer_id: rows[:n].clone() for layer_id, rows in self._graphs[size].items()}

@@ -41,7 +41,7 @@ class Drafting:
     def votes(self) -> list[torch.Tensor | None]:
         """After the last step: float32 [votes, prompt_tokens] per prompt, over this rank's heads and all voting layers."""
         drafted = self._group.drafted()
-        found = iter(votes_of(self._draft, [one for one in drafted if one is not None], self._draft.device))
+        found = iter(votes_of(self._draft, [one for one in drafted if one is not None]))
         return [None if one is None else next(found) for one in drafted]
 
     def release(self) -> None:

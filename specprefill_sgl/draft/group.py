@@ -71,9 +71,9 @@ class DraftGroup:
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
         self._steps: list[dict[int, torch.Tensor]] = []  # queries by layer, rows as in the batch
-        self._tokens: list[torch.Tensor] = []  # the next token of each row after each step
+        self._tokens = torch.empty(0, dtype=torch.int64, device=runner.device)  # the next one of each row
+        self._votes: list[int] = []  # queries that count, of each row
         self._eos = torch.tensor(sorted(runner.model_config.hf_eos_token_id or ()), dtype=torch.int64, device=runner.device)
-        self._ended: torch.Tensor | None = None  # rows whose end of sequence has been fed back
         for req in self._reqs:
             req.init_next_round_input(tree)
             req.lock = tree.lock(req.last_node)
@@ -84,10 +84,7 @@ class DraftGroup:
         if waiting := self._waiting:
             self._extend_chunk(waiting)
         elif self._batch is not None:
-            for _ in range(self._lookahead - 1):
-                self._decode()
-                if self._all_ended():  # later queries would not vote
-                    break
+            self._look_ahead(self._batch)
         return not waiting
 
     @property
@@ -107,8 +104,6 @@ class DraftGroup:
         """Results in the order of the prompts, after the last step; None for cancelled ones."""
         if self._batch is None:
             return [None] * len(self._reqs)
-        generated = torch.stack(self._tokens[:-1]).cpu() if len(self._tokens) > 1 else None
-        votes = _votes(generated, self._eos.cpu(), len(self._batch.reqs))
         by_layer = {layer: torch.stack([step[layer] for step in self._steps]) for layer in self._steps[0]}
         row_of = {req.rid: row for row, req in enumerate(self._batch.reqs)}
         result: list[DraftedPrompt | None] = []
@@ -117,7 +112,7 @@ class DraftGroup:
                 result.append(None)
                 continue
             row = row_of[req.rid]
-            queries = {layer: stacked[: votes[row], row] for layer, stacked in by_layer.items()}
+            queries = {layer: stacked[: self._votes[row], row] for layer, stacked in by_layer.items()}
             table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
             result.append(DraftedPrompt(queries, table[: len(req.origin_input_ids)].long()))
         return result
@@ -163,20 +158,27 @@ class DraftGroup:
 
     def _join(self, batch: ScheduleBatch, queries: dict[int, torch.Tensor], tokens: torch.Tensor) -> None:
         if self._batch is None:
-            self._batch, self._steps, self._tokens = batch, [queries], [tokens]
+            self._batch, self._steps, self._tokens = batch, [queries], tokens
             return
         self._batch.merge_batch(batch)
         self._steps = [{layer: torch.cat([rows, queries[layer]]) for layer, rows in self._steps[0].items()}]
-        self._tokens = [torch.cat([self._tokens[0], tokens])]
+        self._tokens = torch.cat([self._tokens, tokens])
 
-    def _decode(self) -> None:
-        assert self._batch is not None
-        tokens = self._tokens[-1]
-        self._batch.input_ids = tokens
-        self._batch.prepare_for_decode()
-        queries, following = self._forward(self._batch, torch.arange(len(tokens), device=tokens.device))
-        self._steps.append(queries)
-        self._tokens.append(following)
+    def _look_ahead(self, batch: ScheduleBatch) -> None:
+        """Greedy decodes while queries count: those up to that of a prompt's first end of sequence (algorithm.md, 1)."""
+        votes = torch.ones_like(self._tokens)
+        going = torch.ones_like(votes, dtype=torch.bool)
+        rows = torch.arange(len(votes), device=votes.device)
+        for _ in range(self._lookahead - 1):
+            fed, batch.input_ids = self._tokens, self._tokens
+            batch.prepare_for_decode()
+            queries, self._tokens = self._forward(batch, rows)
+            self._steps.append(queries)
+            votes += going
+            going &= ~torch.isin(fed, self._eos)
+            if not going.any():
+                break
+        self._votes = votes.tolist()
 
     def _forward(self, batch: ScheduleBatch, rows: torch.Tensor | None) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """Queries of the given rows by layer, and the greedy next token of every request, int64 [requests]."""
@@ -184,16 +186,12 @@ class DraftGroup:
         if rows is not None:
             self._capture.arm(rows)
         try:
-            logits = self._runner.forward(forward_batch).logits_output.next_token_logits
+            output = self._runner.forward(forward_batch)
         finally:
             queries = self._capture.disarm()
-        return queries, logits.argmax(dim=-1)
-
-    def _all_ended(self) -> bool:
-        """Whether every prompt has fed back an end of sequence. Waits for the device, a step that decoding waits for anyway."""
-        ended = torch.isin(self._tokens[-2], self._eos)
-        self._ended = ended if self._ended is None else self._ended | ended
-        return bool(self._ended.all())
+        if output.can_run_graph:  # only decodes are captured, and of those all rows are wanted
+            queries = self._capture.replayed(len(batch.reqs))
+        return queries, output.logits_output.next_token_logits.argmax(dim=-1)
 
 
 def _draft_req(index: int, prompt: Prompt) -> Req:
@@ -210,15 +208,3 @@ def _draft_req(index: int, prompt: Prompt) -> Req:
     )
     req.logprob_start_len = -1
     return req
-
-
-def _votes(generated: torch.Tensor | None, eos_ids: torch.Tensor, n_prompts: int) -> list[int]:
-    """Queries that count per prompt: those up to and including the first generated end-of-sequence token's.
-
-    `generated` is int64 [lookahead - 1, prompts], the tokens that were fed back (algorithm.md, 1).
-    """
-    if generated is None:
-        return [1] * n_prompts
-    ended = torch.isin(generated, eos_ids).int()
-    before = ended.cumsum(0) - ended  # end-of-sequence tokens strictly before each fed-back token
-    return (1 + (before == 0).sum(0)).tolist()

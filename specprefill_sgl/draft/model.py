@@ -88,8 +88,8 @@ class DraftModel:
         self._runner.attn_backend = self._capture
 
     def init_runner(self) -> None:
-        """Build the runner's eager forward (no CUDA graph: the lookahead is a handful of steps)."""
-        self._runner.init_cuda_graphs(capture_decode_cuda_graph=False)
+        """Build the runner's forward; the lookahead decodes under a CUDA graph where the server uses them."""
+        self._runner.init_cuda_graphs()
 
     def tokens_needed(self, prompt_tokens: int) -> int:
         """KV slots one prompt takes while it is drafted, page rounding included."""

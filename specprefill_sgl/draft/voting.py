@@ -17,11 +17,13 @@ class Drafted(Protocol):
 
     config: Any
 
+    @property
+    def device(self) -> torch.device: ...
     def voting_layers(self, prompt_tokens: int) -> dict[int, Any]: ...
     def keys(self, layer_id: int) -> torch.Tensor: ...
 
 
-def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt], device: torch.device) -> list[torch.Tensor]:
+def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
     """Pooled attention onto each prompt, max over this rank's heads and all voting layers.
 
     Returns
@@ -31,7 +33,7 @@ def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt], device: torch.dev
     """
     if not prompts:
         return []
-    if device.type == "cuda" and kernels_can(draft.config.pool_kernel, _head_dim(prompts)):
+    if draft.device.type == "cuda" and kernels_can(draft.config.pool_kernel, _head_dim(prompts)):
         return kernel_votes(draft, prompts)
     return torch_votes(draft, prompts)
 

@@ -3,7 +3,7 @@
 from array import array
 from typing import Any
 
-from specprefill_sgl.hooks.setup import stage_of
+from specprefill_sgl.stage import Stage
 from specprefill_sgl.turns import Turn
 
 _TURNS = "_spec_prefill_open_turns"
@@ -18,11 +18,11 @@ def open_turns(scheduler: Any) -> list[tuple[Any, Turn]]:
     return turns
 
 
-def close_turns(scheduler: Any) -> None:
+def close_turns(scheduler: Any, stage: Stage) -> None:
     """Give answers that became final to their turns, so that turns outlive requests without holding them."""
-    turns, stage = open_turns(scheduler), stage_of(scheduler)
+    turns = open_turns(scheduler)
     for req, turn in turns:
-        if stage is not None and req.finished() and req.finished_reason.to_json()["type"] != "abort":
+        if req.finished() and req.finished_reason.to_json()["type"] != "abort":
             stage.turns.add_answer(turn, array("q", req.output_ids))
     # SGLang drops some aborted requests without ever calling them finished
     turns[:] = [entry for entry in turns if not entry[0].finished() and entry[0].to_finish is None]

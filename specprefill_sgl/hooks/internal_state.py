@@ -26,7 +26,7 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
     if stage is None:
         return
     draft = stage.draft
-    close_turns(scheduler)
+    close_turns(scheduler, stage)
     result.internal_state["spec_prefill"] = {
         "version": __version__,
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},

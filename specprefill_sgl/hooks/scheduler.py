@@ -28,7 +28,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     stage = stage_of(scheduler)
     if stage is None:
         return original(scheduler, prefill_delayer_single_pass, running_batch)
-    close_turns(scheduler)
+    close_turns(scheduler, stage)
     _admit_ready_grammars(scheduler)
     for req in scheduler.waiting_queue:
         if state_of(req) is None:

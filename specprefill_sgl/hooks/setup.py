@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from specprefill_sgl import compat
+from specprefill_sgl.config import ConfigError, flag
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.stage import Stage
@@ -52,10 +53,20 @@ def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:
 
 
 def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
-    """AFTER Scheduler.init_all_cuda_graphs; without gradients, as SGLang's own."""
+    """AFTER Scheduler.init_all_cuda_graphs; without gradients, as SGLang's own.
+
+    Raises
+    ------
+    ConfigError
+        If the draft fails on a first prompt; the server stops.
+    """
     if (stage := stage_of(scheduler)) is not None:
         with torch.no_grad():
             stage.draft.init_runner()
+            able = stage.warm_up()
+        if not able:
+            path = f"{flag('draft_model_path')} {stage.config.draft_model_path}"
+            raise ConfigError(f"{path}: the draft failed on its first prompt; the log above says why")
 
 
 def stage_of(scheduler: Any) -> Stage | None:

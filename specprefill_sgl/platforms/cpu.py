@@ -34,7 +34,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
-        from specprefill_sgl.platforms.logit_caps import register
+        from specprefill_sgl.platforms.torch_attention import register
 
         register()
 

@@ -1,5 +1,6 @@
 """Chat messages of protected roles are kept whole; on other routes the field is refused."""
 
+import contextlib
 import json
 
 import pytest
@@ -23,9 +24,22 @@ KEEP = 0.1
 
 @pytest.fixture(scope="module")
 def server(pair_of, tmp_path_factory):
+    with _serving(TEMPLATE, pair_of, tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict(pair_of, tmp_path_factory):
+    """A server whose template wants a user message, puts the system message into the last one, and takes turns."""
+    with _serving(MOVING_TEMPLATE, pair_of, tmp_path_factory) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _serving(template, pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
     folder = tmp_path_factory.mktemp("server")
-    (folder / "template.jinja").write_text(TEMPLATE)
+    (folder / "template.jinja").write_text(template)
     options = [*sparse_options(draft, protect_roles="system"), "--chat-template", str(folder / "template.jinja")]
     with serve(folder, target, *options) as running:
         running.tokenizer = AutoTokenizer.from_pretrained(target)
@@ -117,18 +131,6 @@ def test_bad_roles_are_a_400_that_names_the_field(server, value):
     response = _chat(server, spec_prefill_protect_roles=value)
     assert response.status_code == 400
     assert "spec_prefill_protect_roles" in response.text
-
-
-@pytest.fixture(scope="module")
-def strict(pair_of, tmp_path_factory):
-    """A server whose template wants a user message, puts the system message into the last one, and takes turns."""
-    target, draft = pair_of("llama")
-    folder = tmp_path_factory.mktemp("strict")
-    (folder / "template.jinja").write_text(MOVING_TEMPLATE)
-    options = [*sparse_options(draft, protect_roles="system"), "--chat-template", str(folder / "template.jinja")]
-    with serve(folder, target, *options) as running:
-        running.tokenizer = AutoTokenizer.from_pretrained(target)
-        yield running
 
 
 def test_a_template_that_moves_a_message_makes_everything_kept(strict):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.support.faults import plugin_on_path
+from tests.support.faults import Faults, plugin_on_path
 from tests.support.server import refused, sparse_options
 
 
@@ -72,6 +72,17 @@ def test_drafts_that_do_not_fit(change, sentence, altered, pair_of):
     assert status != 0
     assert "--spec-prefill-draft-model-path" in output
     assert sentence in output
+
+
+def test_a_draft_that_fails_on_its_first_prompt(pair_of, tmp_path):
+    """Else every request would be served dense, for ever."""
+    target, draft = pair_of("llama")
+    faults = Faults(tmp_path)
+    faults.switch("score")
+    status, output = refused(target, *sparse_options(draft), env=faults.env)
+    assert status != 0
+    assert "injected scoring fault" in output
+    assert f"--spec-prefill-draft-model-path {draft}: the draft failed on its first prompt" in output
 
 
 def test_a_hook_that_did_not_apply(pair_of, tmp_path):

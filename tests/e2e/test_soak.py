@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks import soak
+from benchmarks.soak import clients
+from benchmarks.soak.run import run, slope
 
 
 @pytest.mark.parametrize(
@@ -14,9 +15,9 @@ def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_fl
     # the shipped draft has three heads: two ranks cannot share them
     pair = {"pair": pair_of("llama")} if "--tp" in option else {}
     if pair:
-        monkeypatch.setattr(soak, "IDS", 500)  # that the other pair has
-    outcome = soak.run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option, **pair)
-    print(outcome.counts, "MiB per minute:", soak.slope(outcome.memory))
+        monkeypatch.setattr(clients, "IDS", 500)  # that the other pair has
+    outcome = run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option, **pair)
+    print(outcome.counts, "MiB per minute:", slope(outcome.memory), "largest difference of scores:", outcome.score_difference)
     assert outcome.problems == []
     assert outcome.counts["sparse"] > 0
     assert outcome.counts["asked again"] > 0

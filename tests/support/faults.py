@@ -19,7 +19,7 @@ def register():
     from specprefill_sgl.draft.drafting import Drafting
     from specprefill_sgl.draft.group import DraftGroup
 
-    decode, votes = DraftGroup._decode, Drafting.votes
+    look_ahead, votes = DraftGroup._look_ahead, Drafting.votes
 
     from specprefill_sgl.turns import Turns
 
@@ -37,12 +37,12 @@ def register():
 
     DraftGroup.step, Turns.__init__ = faulty_step, colliding
 
-    def failing_decode(self):
+    def failing_look_ahead(self, batch):
         if on("slow_draft"):
-            time.sleep(0.3)
+            time.sleep(2)
         if on("draft"):
             raise RuntimeError("injected draft fault")
-        return decode(self)
+        look_ahead(self, batch)
 
     def failing_votes(self):
         if on("score") or (on("score_on_rank_1") and torch.distributed.get_rank() == 1):
@@ -50,7 +50,7 @@ def register():
         result = votes(self)
         return [one * float("nan") for one in result] if on("nan") else result
 
-    DraftGroup._decode, Drafting.votes = failing_decode, failing_votes
+    DraftGroup._look_ahead, Drafting.votes = failing_look_ahead, failing_votes
 """
 
 

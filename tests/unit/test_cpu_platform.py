@@ -27,9 +27,29 @@ def test_cores_per_rank(cores, ranks, binding):
 def test_logit_cap_in_place():
     import torch
 
-    from specprefill_sgl.platforms.logit_caps import cap_in_place
+    from specprefill_sgl.platforms.torch_attention import cap_in_place
 
     logits = torch.tensor([[-100.0, 0.0, 1.0, 100.0]])
     wanted = 30 * torch.tanh(logits / 30)
     assert cap_in_place(logits, 30.0) is logits
     torch.testing.assert_close(logits, wanted)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 1), (8, 8)])
+def test_grouped_decodes_are_those_of_the_backend_they_replace(heads, kv_heads):
+    import torch
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+
+    from specprefill_sgl.platforms.torch_attention import TorchAttention
+
+    torch.manual_seed(0)
+    keys, values = torch.randn(50, kv_heads, 16), torch.randn(50, kv_heads, 8)
+    query, rows = torch.randn(3, heads, 16), torch.randperm(50)[:48].view(4, 12)
+    results = []
+    for backend in (TorchAttention, TorchNativeAttnBackend):
+        output = torch.zeros(3, heads, 8)
+        arguments = (query, output, keys, values, rows, torch.tensor([2, 0, 3]), torch.tensor([12, 1, 7]), None)
+        options = {"scaling": 0.3, "enable_gqa": heads != kv_heads, "causal": False, "is_cross_attn": False}
+        backend._run_sdpa_forward_decode(backend.__new__(backend), *arguments, **options, sliding_window_size=None)
+        results.append(output)
+    torch.testing.assert_close(*results)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from specprefill_sgl import selection
@@ -12,7 +12,6 @@ from specprefill_sgl.scoring.device_selection import select
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@settings(deadline=None)  # the first example warms torch up
 @given(data=st.data())
 def test_selection_is_that_of_numpy_ties_included(data):
     few_values = st.sampled_from([0.0, 0.25, 0.5, 1e-9])

@@ -48,6 +48,15 @@ def test_exponents_are_those_of_the_times():
     assert (slope, width) == pytest.approx((2, 0), abs=1e-6)
 
 
+def test_lengths_without_a_dense_figure_stay_out_of_its_exponent():
+    long = _row(8192, peak_mib=3000.0)
+    del long["dense"]
+    rows = [_row(length, dense=3e-6 * length**2, peak_mib=2000.0 + length) for length in (512, 1024, 4096)] + [long]
+    lines = {line.split(" | ")[0]: line.split(" | ") for line in scaling.table(rows).splitlines()}
+    assert lines["| dense"][4:] == ["nan", "2.00 ± 0.00 |"]
+    assert lines["| peak memory, MiB"][4] == "3000"
+
+
 def test_stages_are_read_from_what_the_log_has_had_since(tmp_path):
     line = "[x] Spec prefill batch, #prompt: 1, draft ms: {}, lookahead ms: 2.5, score ms: 1.0, select ms: 0.5\n"
     (tmp_path / "log").write_text(line.format(99.0))

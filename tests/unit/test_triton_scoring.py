@@ -105,7 +105,7 @@ def test_layers_accumulate():
     check([70, 3], heads=4, kv_heads=2, layers=3)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(data=st.data())
 def test_any_group(data):
     lengths = data.draw(st.lists(st.integers(1, 140), min_size=1, max_size=4))

@@ -16,7 +16,7 @@ SLOTS = sum(LENGTHS) + 11
 class _Draft:
     """Three layers, of which the last has a window of 100 tokens and votes on shorter prompts only."""
 
-    config = SimpleNamespace(pool_kernel=13)
+    config, device = SimpleNamespace(pool_kernel=13), DEVICE
 
     def __init__(self, dtype):
         torch.manual_seed(0)
@@ -60,4 +60,4 @@ def test_the_window_layer_counts_where_it_votes():
 
 
 def test_nothing_to_vote_on():
-    assert votes_of(_Draft(torch.float32), [], DEVICE) == []
+    assert votes_of(_Draft(torch.float32), []) == []

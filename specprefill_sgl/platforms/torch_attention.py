@@ -1,17 +1,18 @@
-"""Logit caps (Gemma 2 and its like) on the CPU platform.
+"""`torch_native` attention of the CPU platform: SGLang 0.5.23's own, where that is right and quick.
 
-SGLang 0.5.23's `torch_native` attention ignores `layer.logit_cap`, which answers wrongly, and its cap of the final logits
-is a Triton kernel on every out-of-tree platform, which fails. Models without caps run SGLang's own code.
+It ignores `layer.logit_cap` (Gemma 2 and its like), which answers wrongly, and its cap of the final logits is a Triton kernel
+on every out-of-tree platform, which fails. In decodes with grouped query heads torch copies every key for each of its heads.
 """
 
 import torch
 from sglang.srt.layers.attention.attention_registry import register_attention_backend
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from torch.nn.functional import scaled_dot_product_attention
 
 
-class CappedTorchAttention(TorchNativeAttnBackend):
-    """`torch_native` with cap * tanh(logits / cap) for decoder layers that ask for it."""
+class TorchAttention(TorchNativeAttnBackend):
+    """`torch_native` with cap * tanh(logits / cap) for decoder layers that ask for it, and grouped decodes without copies."""
 
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True):
         """[tokens, heads * head_dim] -> [tokens, heads * v_head_dim]; causal over the sequence."""
@@ -26,6 +27,19 @@ class CappedTorchAttention(TorchNativeAttnBackend):
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
         starts = (forward_batch.seq_lens - 1).tolist()
         return self._capped(q, k, v, layer, forward_batch, save_kv_cache, starts, [1] * len(starts))
+
+    def _run_sdpa_forward_decode(
+        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, *args, **options
+    ):
+        if not options["enable_gqa"] or options["is_cross_attn"] or options["sliding_window_size"] is not None:
+            return super()._run_sdpa_forward_decode(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, *args, **options
+            )
+        for row, length, one, out in zip(req_pool_indices.tolist(), seq_lens.tolist(), query, output, strict=True):
+            slots = req_to_token[row, :length]
+            keys, values = (cache.index_select(0, slots).movedim(0, 1).to(one.dtype) for cache in (k_cache, v_cache))
+            out.copy_(_attend_last(one, keys, values, options["scaling"]))
+        return output
 
     def _capped(self, q, k, v, layer, forward_batch, save_kv_cache, starts, lengths):
         if save_kv_cache and k is not None:
@@ -59,6 +73,15 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lay
     return out.reshape(length, heads, -1)
 
 
+def _attend_last(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    """The last token's heads onto all keys, those of one key head as rows of one product.
+
+    [heads, dim], [kv_heads, N, dim] -> [heads, v_dim]
+    """
+    grouped = query.view(len(keys), -1, query.shape[-1])
+    return scaled_dot_product_attention(grouped[None], keys[None], values[None], scale=scaling)[0].flatten(0, 1)
+
+
 def cap_in_place(logits: torch.Tensor, cap: float) -> torch.Tensor:
     """cap * tanh(logits / cap), in place as SGLang's kernel."""
     return logits.div_(cap).tanh_().mul_(cap)
@@ -68,5 +91,5 @@ def register() -> None:
     """Serve `--attention-backend torch_native` and the cap of final logits with these, in this process."""
     from sglang.srt.layers import logits_processor
 
-    register_attention_backend("torch_native")(CappedTorchAttention)
+    register_attention_backend("torch_native")(TorchAttention)
     logits_processor.fused_softcap = cap_in_place
