@@ -30,7 +30,6 @@ class Outcome:
     counts: Counter = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     sampled: list[list[Asked]] = field(default_factory=list)  # conversations to ask again
-    score_difference: float = 0.0  # the largest between a prompt's scores under load and alone, relative
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds, MiB
 
 
@@ -110,7 +109,6 @@ def _check_rest(url: str, before: list[dict], outcome: Outcome) -> None:
     for turns in tqdm(outcome.sampled, desc="asking again"):
         for verdict in ask_again(url, turns):
             outcome.counts[verdict.counted] += 1
-            outcome.score_difference = max(outcome.score_difference, verdict.difference)
             if verdict.problem:
                 outcome.problems.append(verdict.problem)
     launch.flush(url)

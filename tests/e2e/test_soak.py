@@ -17,7 +17,7 @@ def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_fl
     if pair:
         monkeypatch.setattr(clients, "IDS", 500)  # that the other pair has
     outcome = run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option, **pair)
-    print(outcome.counts, "MiB per minute:", slope(outcome.memory), "largest difference of scores:", outcome.score_difference)
+    print(outcome.counts, "MiB per minute:", slope(outcome.memory))
     assert outcome.problems == []
     assert outcome.counts["sparse"] > 0
     assert outcome.counts["asked again"] > 0
