@@ -6,15 +6,12 @@ a row.
 """
 
 import argparse
-import asyncio
 import math
 import random
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-import aiohttp
 import numpy as np
 from tqdm import tqdm
 
@@ -23,9 +20,9 @@ from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed.pairs import VOCABULARY
 from benchmarks.speed.servers import Servers, Sizes, serve
+from benchmarks.speed.streams import open_loop
 
 _TOLERATED = 0.03
-_TIMEOUT = aiohttp.ClientTimeout(total=3600)
 
 
 class Limits(NamedTuple):
@@ -106,26 +103,8 @@ def _level(servers: Servers, arguments: argparse.Namespace, mode: str, rate: flo
     url = servers.dense if mode == "dense" else servers.sparse
     launch.flush(url, deadline_s=600)
     draw = random.Random(f"{rate}/{count}")
-    params = {"temperature": 0, "max_new_tokens": arguments.output_tokens, "ignore_eos": True}
     prompts = [[draw.randrange(3, VOCABULARY) for _ in range(arguments.length)] for _ in range(count)]
-    bodies = [{"input_ids": ids, "sampling_params": params, "stream": True} for ids in prompts]
-    return asyncio.run(_open_loop(url + "/generate", bodies, 1 / rate))
-
-
-async def _open_loop(url: str, bodies: list[dict], gap_s: float) -> list[tuple[float, float]]:
-    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-
-        async def one(number: int, body: dict) -> tuple[float, float]:
-            await asyncio.sleep(number * gap_s)
-            start, first = time.perf_counter(), 0.0
-            async with session.post(url, json=body) as response:
-                response.raise_for_status()
-                async for line in response.content:
-                    if line.startswith(b"data: {") and not first:
-                        first = time.perf_counter() - start
-            return round(first, 4), round(time.perf_counter() - start, 4)
-
-        return await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
+    return open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=1 / rate)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.speed import max_qps, measure, pairs, report, scaling, serving
+from benchmarks.speed import max_qps, measure, overhead, pairs, report, scaling, serving
 
 
 def _row(length=1000, number=0, **changed):
@@ -80,6 +80,16 @@ def test_the_search_ends_between_a_rate_that_passes_and_one_that_fails(monkeypat
     failing = min(row["rate"] for row in rows if not row["passes"])
     assert passing <= capacity < failing
     assert failing / passing < 1.05
+
+
+def test_what_the_plugin_costs_is_a_ratio_within_a_round():
+    rows = [
+        {"stock": {"ttft": ms, "itl": 2.0}, "plugin": {"ttft": 1.1 * ms, "itl": 2.0}, "stock_again": {"ttft": ms, "itl": 1.0}}
+        for ms in (10.0, 30.0, 20.0)
+    ]
+    ttft, itl = overhead.table(rows).splitlines()[2:]
+    assert ttft.split(" | ")[1:3] == ["20.00", "1.1000 [1.1000, 1.1000]"]
+    assert itl.split(" | ")[2:] == ["1.0000 [1.0000, 1.0000]", "0.5000 [0.5000, 0.5000] |"]
 
 
 def test_figures_of_the_load_benchmark():
