@@ -53,7 +53,8 @@ def run(
         outcome = soak(url, minutes * 60, in_flight, seed)
         log = (folder / "server.log").read_text()
     outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
-    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
+    if failures := log.count("Speculative prefill: drafting"):
+        outcome.problems.append(f"{failures} drafts failed")
     return outcome
 
 
@@ -107,7 +108,7 @@ def slope(memory: list[tuple[float, float]]) -> float:
 def _check_rest(url: str, before: list[dict], outcome: Outcome) -> None:
     launch.flush(url, deadline_s=120)
     for turns in tqdm(outcome.sampled, desc="asking again"):
-        for verdict in ask_again(url, turns):
+        for verdict in ask_again(url, turns, replicas=len(before)):
             outcome.counts[verdict.counted] += 1
             if verdict.problem:
                 outcome.problems.append(verdict.problem)

@@ -170,7 +170,7 @@ class DraftGroup:
         going = torch.ones_like(votes, dtype=torch.bool)
         rows = torch.arange(len(votes), device=votes.device)
         for _ in range(self._lookahead - 1):
-            fed, batch.input_ids = self._tokens, self._tokens
+            fed = batch.input_ids = self._tokens
             batch.prepare_for_decode()
             queries, self._tokens = self._forward(batch, rows)
             self._steps.append(queries)

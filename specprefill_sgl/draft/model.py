@@ -88,8 +88,11 @@ class DraftModel:
         self._runner.attn_backend = self._capture
 
     def init_runner(self) -> None:
-        """Build the runner's forward; the lookahead decodes under a CUDA graph where the server uses them."""
-        self._runner.init_cuda_graphs()
+        """Build the runner's forward; the lookahead decodes under a CUDA graph where the server uses them.
+
+        Not with two-batch overlap: its capture wants an attention backend of its own, which a draft does not get.
+        """
+        self._runner.init_cuda_graphs(capture_decode_cuda_graph=not self._runner.server_args.enable_two_batch_overlap)
 
     def tokens_needed(self, prompt_tokens: int) -> int:
         """KV slots one prompt takes while it is drafted, page rounding included."""

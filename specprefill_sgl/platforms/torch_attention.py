@@ -29,12 +29,13 @@ class TorchAttention(TorchNativeAttnBackend):
         return self._capped(q, k, v, layer, forward_batch, save_kv_cache, starts, [1] * len(starts))
 
     def _run_sdpa_forward_decode(
-        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, *args, **options
+        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, encoder_lens, **options
     ):
-        if not options["enable_gqa"] or options["is_cross_attn"] or options["sliding_window_size"] is not None:
-            return super()._run_sdpa_forward_decode(
-                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, *args, **options
-            )
+        """Grouped heads onto all of a decoder's own keys; anything else is left to SGLang."""
+        plain = encoder_lens is None and options["sliding_window_size"] is None and not options["is_cross_attn"]
+        if not (plain and options["enable_gqa"]):
+            caches = (k_cache, v_cache, req_to_token, req_pool_indices)
+            return super()._run_sdpa_forward_decode(query, output, *caches, seq_lens, encoder_lens, **options)
         for row, length, one, out in zip(req_pool_indices.tolist(), seq_lens.tolist(), query, output, strict=True):
             slots = req_to_token[row, :length]
             keys, values = (cache.index_select(0, slots).movedim(0, 1).to(one.dtype) for cache in (k_cache, v_cache))
