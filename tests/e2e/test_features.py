@@ -219,7 +219,7 @@ def test_openai_replies_and_streams_end_with_the_reply_object(server, ids, text,
     assert reply["applied"]
     assert reply["kept_tokens"] == len(reply["positions"]) < reply["prompt_tokens"]
     assert [one["positions"] for one in streamed] == [reply["positions"]]
-    assert others >= 5
+    assert others > 0  # a slow client gets several tokens in a chunk, so their number says nothing
     dense, _, _ = _reply_objects(server, path, {**body, "custom_params": {"spec_prefill": False}})
     assert dense["reason"] == "disabled_by_request"
 
