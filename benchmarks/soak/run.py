@@ -53,7 +53,8 @@ def run(
         outcome = soak(url, minutes * 60, in_flight, seed)
         log = (folder / "server.log").read_text()
     outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
-    if failures := log.count("Speculative prefill: drafting"):
+    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
+    if failures := outcome.counts["draft failures"]:
         outcome.problems.append(f"{failures} drafts failed")
     return outcome
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
-from benchmarks.speed.pairs import VOCABULARY
+from benchmarks.speed.pairs import prompt
 from benchmarks.speed.servers import Servers, Sizes, serve
 from benchmarks.speed.streams import open_loop
 
@@ -103,7 +103,7 @@ def _level(servers: Servers, arguments: argparse.Namespace, mode: str, rate: flo
     url = servers.dense if mode == "dense" else servers.sparse
     launch.flush(url, deadline_s=600)
     draw = random.Random(f"{rate}/{count}")
-    prompts = [[draw.randrange(3, VOCABULARY) for _ in range(arguments.length)] for _ in range(count)]
+    prompts = [prompt(draw, arguments.length) for _ in range(count)]
     return open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=1 / rate)
 
 

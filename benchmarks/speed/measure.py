@@ -8,7 +8,7 @@ from pathlib import Path
 import requests
 
 from benchmarks import launch
-from benchmarks.speed.pairs import VOCABULARY
+from benchmarks.speed.pairs import prompt
 from benchmarks.speed.servers import Servers, peak_mib
 
 STAGES = ("draft", "lookahead", "score", "select")
@@ -29,7 +29,7 @@ def compare(
     SpecPrefill has had since it started.
     """
     draw = random.Random(f"{length}/{batch}/{number}")
-    prompts = [_ids(draw, length) for _ in range(batch)]
+    prompts = [prompt(draw, length) for _ in range(batch)]
     sparse, off = {"spec_prefill_keep_ratio": keep_ratio}, None
     times: dict[str, float] = {}
     stages: dict[str, float] = {}
@@ -50,15 +50,21 @@ def compare(
         "draft_alone": lambda: first_tokens_ms(servers.draft, prompts, off)[0],
         "dense_again": lambda: first_tokens_ms(servers.dense, prompts, off)[0],
         "dense_with_plugin": lambda: first_tokens_ms(servers.sparse, prompts, {"spec_prefill": False})[0],
-        "floor": lambda: first_tokens_ms(servers.dense, [_ids(draw, 4) for _ in prompts], off)[0],
-        "target_alone": lambda: first_tokens_ms(servers.dense, [_ids(draw, count) for count in kept], off)[0],
+        "floor": lambda: first_tokens_ms(servers.dense, [prompt(draw, 4) for _ in prompts], off)[0],
+        "target_alone": lambda: first_tokens_ms(servers.dense, [prompt(draw, count) for count in kept], off)[0],
     }
     names = [name for name in measurements if wanted is None or name in wanted]
-    for name in names[number % len(names) :] + names[: number % len(names)]:
+    for name in rotated(names, number):
         times[name] = measurements[name]()
     identity = {"length": length, "keep_ratio": keep_ratio, "batch": batch, "number": number, "kept_tokens": kept}
     more = {"stages": stages, "peak_mib": peak_mib(servers.sparse)}
     return {**identity, **{name: round(took, 3) for name, took in times.items()}, **more}
+
+
+def rotated(items: list, number: int) -> list:
+    """The same, each time beginning with the next."""
+    first = number % len(items)
+    return items[first:] + items[:first]
 
 
 def first_tokens_ms(url: str, prompts: list[list[int]], custom: dict | None) -> tuple[float, list[dict]]:
@@ -78,7 +84,3 @@ def _stages(log: Path, seen: int) -> dict[str, float]:
     """Milliseconds per stage that the server's log has had since, all groups of the batch together."""
     found = [[float(value) for value in match] for match in _LINE.findall(log.read_text()[seen:])]
     return {stage: round(sum(values[at] for values in found), 3) for at, stage in enumerate(STAGES)}
-
-
-def _ids(draw: random.Random, length: int) -> list[int]:
-    return [draw.randrange(3, VOCABULARY) for _ in range(length)]

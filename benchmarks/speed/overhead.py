@@ -14,7 +14,8 @@ from tqdm import tqdm
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
-from benchmarks.speed.pairs import VOCABULARY
+from benchmarks.speed.measure import rotated
+from benchmarks.speed.pairs import prompt
 from benchmarks.speed.report import summary
 from benchmarks.speed.servers import Servers, Sizes, serve
 from benchmarks.speed.streams import open_loop
@@ -60,10 +61,10 @@ def table(rows: list[dict]) -> str:
 def _round(servers: Servers, arguments: argparse.Namespace, number: int) -> dict[str, dict[str, float]]:
     """Milliseconds, means over the streams, in an order that changes with `number`."""
     draw = random.Random(number)
-    prompts = [[draw.randrange(3, VOCABULARY) for _ in range(arguments.length)] for _ in range(arguments.streams)]
+    prompts = [prompt(draw, arguments.length) for _ in range(arguments.streams)]
     runs = [("stock", servers.dense, None), ("plugin", servers.sparse, _OFF), ("stock_again", servers.dense, None)]
     found = {}
-    for mode, url, custom in runs[number % 3 :] + runs[: number % 3]:
+    for mode, url, custom in rotated(runs, number):
         launch.flush(url)
         times = np.array(open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=0, custom=custom))
         itl = (times[:, 1] - times[:, 0]) / (arguments.output_tokens - 1)

@@ -1,6 +1,7 @@
 """Model pairs for speed, where weights do not matter: configurations as files, weights made up by `--load-format dummy`."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -25,3 +26,8 @@ def write(name: str, folder: Path) -> tuple[Path, Path]:
         for file in TOKENIZER.glob("*token*.json"):
             shutil.copy(file, folder / role)
     return folder / "target", folder / "draft"
+
+
+def prompt(draw: random.Random, length: int) -> list[int]:
+    """Random ids that every configuration has."""
+    return [draw.randrange(3, VOCABULARY) for _ in range(length)]

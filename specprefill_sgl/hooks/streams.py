@@ -9,7 +9,7 @@ from typing import Any
 def forward_stream(scheduler: Any) -> Iterator[None]:
     """The stream forwards run on: runners share input buffers and workspaces, so drafts must not overlap with them.
 
-    The draft's pools are only ever touched on it, so what one draft frees the next may take.
+    The draft's pools are only ever touched on it once the server runs, so what one draft frees the next may take.
     """
     if not scheduler.enable_overlap:
         yield

@@ -21,4 +21,5 @@ def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_fl
     assert outcome.problems == []
     assert outcome.counts["sparse"] > 0
     assert outcome.counts["asked again"] > 0
+    assert outcome.counts["draft failures"] == 0
     assert outcome.counts["retractions"] > 0
