@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--duration", type=float, default=8, help="of a level, at least, in limits: a short one hides a backlog"
     )
-    parser.add_argument("--steps", type=int, default=4, help="bisections, once a passing and a failing rate are known")
+    parser.add_argument("--steps", type=int, default=4, help="how narrow: the rates found differ by 2 ** 0.5 ** STEPS")
     parser.add_argument("--ttft-limit", type=float, help="seconds; default: twice a dense request alone")
     parser.add_argument("--limit", type=float, help="seconds of a whole request; default: three times a dense one alone")
     arguments = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
         alone = {mode: _alone(servers, arguments, mode) for mode in ("dense", "sparse")}
         limits = Limits(arguments.ttft_limit or 2 * alone["dense"][0], arguments.limit or 3 * alone["dense"][1])
         for mode in ("dense", "sparse"):
-            for row in _search(servers, arguments, mode, limits, 0.5 / alone[mode][0]):
+            for row in _search(servers, arguments, mode, limits, 0.7 / alone[mode][0]):
                 results.add({"method": mode, "length": arguments.length, "keep_ratio": arguments.keep_ratio, **row})
     print(table(read(out)))
 
@@ -76,7 +76,7 @@ def table(rows: list[dict]) -> str:
 
 
 def _search(servers: Servers, arguments: argparse.Namespace, mode: str, limits: Limits, rate: float):
-    """Rows: doubled or halved until one rate passes and one fails, then bisected in ratio."""
+    """Rows: the rate grows or falls by the root of two until one passes and one fails, then it is bisected in ratio."""
     low = high = None
     with tqdm(desc=f"{mode} levels") as bar:
         for _ in range(12 + arguments.steps):
@@ -90,7 +90,7 @@ def _search(servers: Servers, arguments: argparse.Namespace, mode: str, limits: 
             low, high = (rate, high) if passes else (low, rate)
             if low and high and high / low < 2 ** (0.5**arguments.steps) * 1.001:
                 return
-            rate = (low * high) ** 0.5 if low and high else rate * (2 if passes else 0.5)
+            rate = (low * high) ** 0.5 if low and high else rate * 2 ** (0.5 if passes else -0.5)
 
 
 def _alone(servers: Servers, arguments: argparse.Namespace, mode: str) -> tuple[float, float]:

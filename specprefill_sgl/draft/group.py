@@ -181,10 +181,12 @@ class DraftGroup:
         self._votes = votes.tolist()
 
     def _forward(self, batch: ScheduleBatch, rows: torch.Tensor | None) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """Queries of the given rows by layer, and the greedy next token of every request, int64 [requests]."""
+        """Queries of the given rows by layer, and the greedy next token of every request, int64 [requests].
+
+        Without rows neither is wanted: the forward is for its keys.
+        """
         forward_batch = ForwardBatch.init_new(batch, self._runner, return_hidden_states_before_norm=False)
-        if rows is not None:
-            self._capture.arm(rows)
+        self._capture.arm(rows)
         try:
             output = self._runner.forward(forward_batch)
         finally:

@@ -84,7 +84,7 @@ class DraftModel:
     def init_attention_backend(self) -> None:
         """Build the attention backend and put the recording proxy in front of it."""
         self._runner.init_attention_backends()
-        self._capture = QueryCapture(self._runner.attn_backend)
+        self._capture = QueryCapture(self._runner.attn_backend, self._runner.token_to_kv_pool)
         self._runner.attn_backend = self._capture
 
     def init_runner(self) -> None:

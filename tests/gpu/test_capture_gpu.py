@@ -20,7 +20,7 @@ class _Backend:
 def test_replays_of_graphs_that_share_memory():
     torch.manual_seed(0)
     weights = torch.randn(LAYERS, HEADS * DIM, HEADS * DIM, device="cuda")
-    capture = QueryCapture(_Backend())
+    capture = QueryCapture(_Backend(), pool=None)
 
     def model(x):
         seen = []
