@@ -1,7 +1,7 @@
 """What the plugin costs requests that are dense: TTFT and ITL of the same streams on stock SGLang and with SpecPrefill on.
 
-`python -m benchmarks.speed.overhead` sends them by turns to both servers, to stock SGLang twice for the noise. What is added does
-not depend on the model: beside a model of which little is to be computed (`--pair cpu-tiny`) the milliseconds stand out.
+`python -m benchmarks.speed.overhead` sends them by turns to both servers, to stock SGLang twice for the noise. What is
+added does not depend on the model: beside one of which little is to be computed (`--pair cpu-tiny`) the milliseconds stand out.
 """
 
 import argparse
@@ -49,15 +49,16 @@ def main() -> None:
 
 def table(rows: list[dict]) -> str:
     """Markdown: ratios and differences within a round, to the first run on stock SGLang."""
-    head = ["figure", "stock ms", "with plugin / stock", "stock again / stock", "with plugin - stock ms", "stock again - stock ms"]
+    head = ["figure", "stock ms"] + [f"{mode} {sign} stock" for sign in ("/", "-") for mode in ("with plugin", "stock again")]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for figure in ("ttft", "itl"):
-        stock = np.median([row["stock"][figure] for row in rows])
+        times = [{mode: row[mode][figure] for mode in ("stock", *_COMPARED)} for row in rows]
         found = [
-            summary(rows, lambda row, mode=mode, of=of: of(row[mode][figure], row["stock"][figure]), 4)
+            summary(times, lambda ms, mode=mode, of=of: of(ms[mode], ms["stock"]), 4)
             for of in (operator.truediv, operator.sub)
             for mode in _COMPARED
         ]
+        stock = np.median([ms["stock"] for ms in times])
         lines.append(f"| {figure.upper()} | {stock:.2f} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 
