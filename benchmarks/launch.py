@@ -3,9 +3,7 @@
 import argparse
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,6 @@ import torch
 
 START_DEADLINE_S = 300
 CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
-_PORTS = range(20_000, 32_000)  # Linux gives connections 32,768 and up
 ROOT = Path(__file__).resolve().parents[1]
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
 
@@ -99,15 +96,12 @@ def plugin_environment(folder: Path, name: str, entry_point: str) -> dict[str, s
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on, of those that the system does not hand out.
+    """A TCP port nobody listens on, one that no connection is given in the half minute until the server binds it."""
+    from sglang.srt.utils.network import (
+        get_free_port_below_ephemeral,  # seconds to import, and only who starts servers needs it
+    )
 
-    A server binds its port half a minute after it was chosen: until then any connection could be given one of those.
-    """
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise LaunchError(f"no TCP port is free from {_PORTS[0]} to {_PORTS[-1]}")
+    return get_free_port_below_ephemeral()
 
 
 def end(process: subprocess.Popen) -> None:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from specprefill_sgl import selection
 from specprefill_sgl.scoring.device_selection import select
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from tests.support.device import DEVICE
 
 
 @given(data=st.data())

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from specprefill_sgl.scoring import triton_scoring
 from specprefill_sgl.scoring.packed import PackedPrompts, pack
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes
+from tests.support.device import DEVICE
 from tests.support.transcription import transcribed
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 

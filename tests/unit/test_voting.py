@@ -7,8 +7,8 @@ import torch
 
 from specprefill_sgl.draft.group import DraftedPrompt
 from specprefill_sgl.draft.voting import kernel_votes, torch_votes, votes_of
+from tests.support.device import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTHS, VOTES = [150, 20, 64], [3, 1, 2]
 SLOTS = sum(LENGTHS) + 11
 
@@ -16,7 +16,7 @@ SLOTS = sum(LENGTHS) + 11
 class _Draft:
     """Three layers, of which the last has a window of 100 tokens and votes on shorter prompts only."""
 
-    config, device = SimpleNamespace(pool_kernel=13), DEVICE
+    config, device = SimpleNamespace(pool_kernel=13), torch.device(DEVICE)
 
     def __init__(self, dtype):
         torch.manual_seed(0)
