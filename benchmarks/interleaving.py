@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
+from benchmarks.speed.report import summary
 
-_PAIR = launch.ROOT / "benchmarks" / "pair"
 _HERE = Path(__file__).parent
 MODES = {"dense": {"spec_prefill": False}, "sparse": {"spec_prefill_keep_ratio": 0.1}}
 
@@ -34,8 +33,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=15_800, help="tokens of a long prompt")
     parser.add_argument("--rounds", type=int, default=4, help="of each mode, by turns")
     parser.add_argument("--chunked-prefill-size", type=int, default=1024)
-    parser.add_argument("--target", type=Path, default=_PAIR / "target")
-    parser.add_argument("--draft", type=Path, default=_PAIR / "draft")
+    parser.add_argument("--target", type=Path, default=launch.TARGET)
+    parser.add_argument("--draft", type=Path, default=launch.DRAFT)
     launch.add_option(parser)
     parser.add_argument("--out", type=Path, default=_HERE / "results" / "interleaving.jsonl")
     arguments = parser.parse_args()
@@ -68,11 +67,8 @@ def table(rows: list[dict]) -> str:
         ttft = np.median([value for row in mine for value in row["ttft_ms"]])
         lines.append(f"| {mode} | {np.median(gaps):.1f} | {np.percentile(gaps, 99):.1f} | {gaps.max():.1f} | {ttft:.0f} |")
     pairs = [[_p99(rows, mode, number) for mode in MODES] for number in sorted({row["number"] for row in rows})]
-    ratios = np.array([sparse / dense for dense, sparse in pairs])
-    low, high = ratios.min(), ratios.max()
-    if len(ratios) > 1 and low < high:
-        low, high = bootstrap((ratios,), np.median, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return "\n".join([*lines, "", f"p99 sparse / dense: {np.median(ratios):.3f} [{low:.3f}, {high:.3f}], {len(ratios)} rounds"])
+    ratio = summary(pairs, lambda pair: pair[1] / pair[0], 3)
+    return "\n".join([*lines, "", f"p99 sparse / dense: {ratio}, {len(pairs)} rounds"])
 
 
 def _p99(rows: list[dict], mode: str, number: int) -> float:
@@ -84,11 +80,11 @@ def _round(url: str, arguments: argparse.Namespace, mode: str, number: int) -> d
     launch.flush(url, deadline_s=120)
     draw = random.Random(number)  # the same prompts for both modes; the flush forgets them
     stop = threading.Event()
-    streams = [_Stream(url, _ids(draw, 64), MODES["dense"], 8000, stop) for _ in range(arguments.streams)]
+    streams = [_Stream(url, launch.random_ids(draw, 64), MODES["dense"], 8000, stop) for _ in range(arguments.streams)]
     while not all(len(stream.times) > 3 for stream in streams):
         time.sleep(0.05)
     start = time.perf_counter()
-    long = [_Stream(url, _ids(draw, arguments.length), MODES[mode], 2, stop) for _ in range(arguments.prompts)]
+    long = [_Stream(url, launch.random_ids(draw, arguments.length), MODES[mode], 2, stop) for _ in range(arguments.prompts)]
     for stream in long:
         stream.join()
     end = max(stream.times[0] for stream in long)
@@ -110,10 +106,6 @@ def _round(url: str, arguments: argparse.Namespace, mode: str, number: int) -> d
 def _gaps(times: list[float], start: float, end: float) -> list[float]:
     """Gaps that overlap with the time from `start` to `end`."""
     return [after - before for before, after in itertools.pairwise(times) if after > start and before < end]
-
-
-def _ids(draw: random.Random, length: int) -> list[int]:
-    return [draw.randrange(3, 12_000) for _ in range(length)]
 
 
 class _Stream(threading.Thread):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 import requests
 import torch
 
-START_DEADLINE_S = 300
+START_DEADLINE_S = 900 if torch.cuda.is_available() else 300  # a fresh GPU machine compiles kernels first
 CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
 ROOT = Path(__file__).resolve().parents[1]
+TARGET, DRAFT = (ROOT / "benchmarks" / "pair" / role for role in ("target", "draft"))  # trained, shipped
+VOCABULARY = 12_000  # ids that every model of the benchmarks has
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
 
 
@@ -47,13 +50,13 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         action=_ServerFlag,
         default=(),
         metavar="WORD",
-        help="one more server flag and its values, without its dashes: --option dp-size 2",
+        help="one more server flag and its values, without its dashes: --option dp-size 2; may be given again",
     )
 
 
 class _ServerFlag(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, (f"--{values[0]}", *values[1:]))
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), f"--{values[0]}", *values[1:]))
 
 
 @contextlib.contextmanager
@@ -93,6 +96,11 @@ def plugin_environment(folder: Path, name: str, entry_point: str) -> dict[str, s
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     (metadata / "entry_points.txt").write_text(f"[sglang.srt.plugins]\n{name} = {entry_point}\n")
     return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+
+
+def random_ids(draw: random.Random, length: int) -> list[int]:
+    """A prompt that every model of the benchmarks can read."""
+    return [draw.randrange(3, VOCABULARY) for _ in range(length)]
 
 
 def free_port() -> int:

@@ -64,7 +64,7 @@ def check_version() -> None:
 
 
 def check_server_options(server_args: Any) -> None:
-    """Refuse server options that Speculative Prefill cannot be combined with (sglang-map.md, 3 and 4).
+    """Refuse server options that Speculative Prefill cannot be combined with (README, Flags).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Server configuration: flags beat the environment, the environment beats the file (design.md, "The interface")."""
+"""Server configuration: flags beat the environment, the environment beats the file (README, Flags)."""
 
 import json
 import math
@@ -24,7 +24,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     draft_model_path : str
         Hugging Face directory or name of the draft model.
     keep_ratio : float
-        Fraction of the prompt's chunks that is kept, in (0, 1] (algorithm.md, 5).
+        Fraction of the prompt's chunks that is kept, in (0, 1] (README, What is computed, 5).
     min_tokens : int
         Prompts shorter than this are prefilled dense.
     chunk_size : int
@@ -75,11 +75,11 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     """
     given = {name: value for name, value in flags.items() if value is not None and value is not False}
     path = given.pop("config", None)
-    from_file = _read(f"{flag('config')} {path}", _read_text(path)) if path is not None else {}
+    from_file = _read(f"{flag('config')} {path}", _read_text(flag("config"), path)) if path is not None else {}
     text = environ.get(ENVIRONMENT_VARIABLE, "").strip()
     from_environment: dict[str, Any] = {}
     if text:
-        source = text if text.startswith("{") else _read_text(text)
+        source = text if text.startswith("{") else _read_text(ENVIRONMENT_VARIABLE, text)
         from_environment = {"enabled": True, **_read(ENVIRONMENT_VARIABLE, source)}
     merged = {**from_file, **from_environment, **given}
     enabled = merged.pop("enabled", False)
@@ -93,12 +93,12 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     return _checked(merged)
 
 
-def _read_text(path: str) -> str:
+def _read_text(source: str, path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except OSError as error:
-        raise ConfigError(f"{flag('config')} {path} cannot be read: {error.strerror}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} {path} cannot be read: {getattr(error, 'strerror', error)}.") from None
 
 
 def _read(source: str, text: str) -> dict[str, Any]:
@@ -130,6 +130,7 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`") if "$." in str(error) else "config"
         raise ConfigError(f"{flag(field)}: {error}.") from None
+    config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
     if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):
         _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
     for name, lowest in (("min_tokens", 0), ("chunk_size", 1), ("lookahead", 1), ("pool_kernel", 1), ("keep_first", 0)):
@@ -139,8 +140,10 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
         _out_of_range("protect_roles", "roles separated by commas", ",".join(config.protect_roles))
     if config.pool_kernel % 2 == 0:
         _out_of_range("pool_kernel", "odd", config.pool_kernel)
-    if config.draft_max_tokens is not None and config.draft_max_tokens <= config.lookahead:
-        _out_of_range("draft_max_tokens", f"more than {flag('lookahead')}", config.draft_max_tokens)
+    needed = max(config.min_tokens, 1) + config.lookahead  # a smaller pool would make every prompt dense
+    if config.draft_max_tokens is not None and config.draft_max_tokens < needed:
+        least = f"at least {flag('min_tokens')} plus {flag('lookahead')}, {needed}"
+        _out_of_range("draft_max_tokens", least, config.draft_max_tokens)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Why a request cannot be sparse; the reason is part of the reply (design.md, "Fail closed, fall back openly")."""
+"""Why a request cannot be sparse; the reason is part of the reply (README, Reply object)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Per-request fields: the `spec_prefill*` keys of `custom_params` (design.md, "The interface")."""
+"""Per-request fields: the `spec_prefill*` keys of `custom_params` (README, Request fields)."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn

@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     positions : int64 [kept_tokens] or None
-        Kept original positions, ascending; None: prefill dense, for `reason`.
+        Kept original positions in the order they are prefilled; None: prefill dense, for `reason`.
     draft_ms, score_ms, select_ms : float
         Time of the group the prompt was drafted in: draft forwards, scoring, selection. Milliseconds.
     draft_cached_tokens : int
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
     scores : float32 [chunks] or None
-        Mean importance per chunk; None where nothing was scored, and on ranks that did not select.
+        Mean importance per chunk; None where nothing was scored.
     """
 
     positions: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Which chunks of a prompt are kept (algorithm.md, 5). Pure NumPy: no device, no batch, no clock."""
+"""Which chunks of a prompt are kept (README, What is computed, 5). Pure NumPy: no device, no batch, no clock."""
 
 import math
 from collections.abc import Sequence

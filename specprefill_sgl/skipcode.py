@@ -1,4 +1,4 @@
-"""Skip-coded token ids: a kept token carries the number of original positions jumped over before it (design.md, 2).
+"""Skip-coded token ids: a kept token carries the number of original positions jumped over before it (README, How it works, 3).
 
 `code = token | (skip << 32)`; a token that follows its predecessor directly is its plain id, so two coded prefixes are
 equal exactly when their (token, position) sequences are, which is exactly when KV may be shared.
@@ -42,14 +42,6 @@ def encode(ids: array | Sequence[int], positions: np.ndarray) -> array:
     coded = array("q")
     coded.frombytes(codes.astype(np.int64).tobytes())
     return coded
-
-
-def decode(codes: array | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse of `encode`: token ids and original positions, int64 [kept_tokens] each."""
-    values = as_numpy(codes)
-    skips = values >> 32
-    skips = np.where(skips >= _SKIP_SIGN, skips - (1 << _SKIP_BITS), skips)
-    return values & TOKEN_MASK, np.arange(len(values)) + np.cumsum(skips)
 
 
 def offsets_of(positions: np.ndarray) -> np.ndarray:

@@ -96,7 +96,8 @@ class Stage:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
         assert self._prompts is None
         self._prompts, self._drafting = list(prompts), None
-        self._timers = {name: DeviceTimer(self.draft.device) for name in ("draft", "lookahead", "score", "select")}
+        stages = ("draft", "lookahead", "score", "select")
+        self._timers = {name: DeviceTimer(self.draft.device, f"spec_prefill.{name}") for name in stages}
 
     @property
     def is_drafting(self) -> bool:
@@ -121,6 +122,7 @@ class Stage:
         votes: list[torch.Tensor | None] | None = None
         error: str | None = None
         try:
+            self._timers["draft"].keep_up()
             if self._drafting is None:
                 self._drafting = self.source(self._prompts)
             with self._timers["lookahead" if self._drafting.has_read else "draft"].span():

@@ -31,7 +31,7 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     namespace : tuple
         What separates prefix caches (SGLang's `extra_key` and `cache_salt`): turns of another are never seen.
     scores : float32 [chunks] or None
-        What the positions were selected by, on the rank that selected.
+        What the positions were selected by.
     answers : list of array('q')
         Generated ids, each once it is final; nothing of aborted requests.
     """

@@ -12,7 +12,7 @@ _PADDING = 0.01
 def check_draft_path(config: SpecPrefillConfig) -> None:
     """Refuse a local draft path that is not there."""
     path = config.draft_model_path
-    if path.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(path)):
+    if path.startswith((".", "/")) and not os.path.isdir(path):
         raise ConfigError(f"{flag('draft_model_path')} {path} does not exist.")
 
 

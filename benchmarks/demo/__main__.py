@@ -8,14 +8,12 @@ from benchmarks import launch
 from benchmarks.demo import client, table
 from benchmarks.demo.document import Document, document
 
-_PAIR = launch.ROOT / "benchmarks" / "pair"
-
 
 def main() -> None:
     """Exit status 0 if Speculative Prefill was applied on every route and every answer was right."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--target", type=Path, default=_PAIR / "target")
-    parser.add_argument("--draft", type=Path, default=_PAIR / "draft")
+    parser.add_argument("--target", type=Path, default=launch.TARGET)
+    parser.add_argument("--draft", type=Path, default=launch.DRAFT)
     parser.add_argument("--tokens", type=int, default=6000, help="length of the document")
     parser.add_argument("--keep-ratio", type=float, default=0.1)
     parser.add_argument("--log", type=Path, default=launch.ROOT / ".demo" / "server.log")

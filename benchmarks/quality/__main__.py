@@ -4,13 +4,13 @@ import argparse
 import functools
 from pathlib import Path
 
+from benchmarks import launch
 from benchmarks.quality import continuation, conversation, harness, matrix, page, tasks
 from benchmarks.quality.matrix import ABLATIONS, KEEP_RATIOS, LENGTHS, METHODS
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import serve
 
 _HERE = Path(__file__).parent
-_PAIR = _HERE.parent / "pair"
 SUITES = ("matrix", "depth", "ablation", "continuation", "conversation")
 
 
@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-ratios", nargs="+", type=float, default=list(KEEP_RATIOS))
     parser.add_argument("--examples", type=int, default=20, help="prompts per task and length")
     parser.add_argument("--examples-of-longest", type=int, help="instead, for prompts of 8,192 tokens and more")
-    parser.add_argument("--target", type=Path, default=_PAIR / "target")
-    parser.add_argument("--draft", type=Path, default=_PAIR / "draft")
+    parser.add_argument("--target", type=Path, default=launch.TARGET)
+    parser.add_argument("--draft", type=Path, default=launch.DRAFT)
     parser.add_argument("--out", type=Path, default=_HERE / "results", help="JSONL and plots; rows there are not run again")
     parser.epilog = f"Ablations: {', '.join(ABLATIONS)}."
     harness.add_arguments(parser)

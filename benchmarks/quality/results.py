@@ -63,10 +63,17 @@ def provenance() -> dict:
     return {
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else ""),
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "hardware": f"{psutil.cpu_count()} CPU cores ({platform.machine()}), {device}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # scoring alone is measured where there is no SGLang
+        return "not installed"
 
 
 def _module() -> str:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import requests
 
+from benchmarks import launch
+
 TIMEOUT_S = 180
-IDS = 12_000  # that the shipped pair has
 _BAD = ({"spec_prefill_keep_ratio": 0}, {"spec_prefill_nonsense": 1}, {"spec_prefill_protect": [5, 2]}, {"spec_prefill": "yes"})
 
 
@@ -31,7 +32,7 @@ def generate(url: str, ids: list[int], custom: dict, tokens: int, **fields) -> d
 
 
 def _ids(draw: random.Random, low: int, high: int) -> list[int]:
-    return [draw.randrange(3, IDS) for _ in range(draw.randint(low, high))]
+    return launch.random_ids(draw, draw.randint(low, high))
 
 
 def _dense(url: str, draw: random.Random) -> list[Asked]:
@@ -69,6 +70,7 @@ def _disconnect(url: str, draw: random.Random) -> None:
     params = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
     body = {"input_ids": _ids(draw, 220, 2500), "sampling_params": params, "stream": True}
     with requests.post(url + "/generate", json=body, timeout=TIMEOUT_S, stream=True) as response:
+        response.raise_for_status()
         for count, _ in enumerate(response.iter_lines()):
             if count >= draw.choice((0, 2, 9)):
                 return

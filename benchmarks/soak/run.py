@@ -18,7 +18,6 @@ from benchmarks import launch
 from benchmarks.soak.again import ask_again
 from benchmarks.soak.clients import CLIENTS, Asked
 
-_PAIR = launch.ROOT / "benchmarks" / "pair"
 _KINDS = {"dense": 20, "sparse": 40, "conversation": 12, "abort": 10, "disconnect": 8, "bad": 10}
 _SAMPLED = 0.1
 
@@ -41,7 +40,7 @@ def run(
     seed: int,
     pool: int,
     option: Sequence[str],
-    pair: tuple[Path, Path] = (_PAIR / "target", _PAIR / "draft"),
+    pair: tuple[Path, Path] = (launch.TARGET, launch.DRAFT),
 ) -> Outcome:
     """A server of a target and its draft, the soak on it, and what its log counted."""
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
@@ -53,9 +52,6 @@ def run(
         outcome = soak(url, minutes * 60, in_flight, seed)
         log = (folder / "server.log").read_text()
     outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
-    outcome.counts["draft failures"] = log.count("Speculative prefill: drafting")
-    if failures := outcome.counts["draft failures"]:
-        outcome.problems.append(f"{failures} drafts failed")
     return outcome
 
 
@@ -91,6 +87,8 @@ def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Out
             outcome.memory.append((time.monotonic() - start, _memory()))
             bar.update(min(round(time.monotonic() - start), round(seconds)) - bar.n)
             time.sleep(1)
+    if failures := sum(_draft_errors(url)):
+        outcome.problems.append(f"the draft failed for {failures} prompts")
     _check_rest(url, before, outcome)
     return outcome
 
@@ -121,10 +119,21 @@ def _check_rest(url: str, before: list[dict], outcome: Outcome) -> None:
         outcome.problems.append(f"the draft's pools were {before}, are {after}")
 
 
+def _blocks(url: str) -> list[dict]:
+    """What the server says of the plugin, per data-parallel rank."""
+    return [one["spec_prefill"] for one in requests.get(url + "/server_info", timeout=60).json()["internal_states"]]
+
+
+def _draft_errors(url: str) -> list[int]:
+    """Prompts that were served dense because their draft, its scores or their selection failed."""
+    return [block["counters"]["requests"].get("dense:draft_error", 0) for block in _blocks(url)]
+
+
 def _states(url: str) -> list[dict]:
-    """Sizes, free slots and rows of the draft's pools, and turns in memory, per data-parallel rank."""
-    blocks = [one["spec_prefill"] for one in requests.get(url + "/server_info", timeout=60).json()["internal_states"]]
-    return [{name: value for name, value in block.items() if name.startswith("draft_") or "turns" in name} for block in blocks]
+    """Sizes, free slots and rows of the draft's pools, and turns in memory."""
+    return [
+        {name: value for name, value in block.items() if name.startswith("draft_") or "turns" in name} for block in _blocks(url)
+    ]
 
 
 def _memory() -> float:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from benchmarks import launch
 from benchmarks.speed import pairs
 
 _RESULTS = Path(__file__).parent / "results"
@@ -14,6 +15,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
     made.add_argument("--chunked-prefill-size", type=int, default=2048)
     made.add_argument("--out", type=Path, help=f"default: results/{name}-PAIR.jsonl")
+    launch.add_option(made)
     return made
 
 

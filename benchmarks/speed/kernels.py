@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
+from benchmarks.speed import drawing
 from benchmarks.speed.report import summary
 from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes
@@ -38,7 +39,9 @@ def main() -> None:
         for length in arguments.lengths:
             for row in _rows(shape, length, arguments.rounds, torch.device(device)):
                 results.add({"task": shape, "length": length, **row})
-    print(table(read(arguments.out)))
+    found = read(arguments.out)
+    print(table(found))
+    plot(found, arguments.out.with_suffix(".png"))
 
 
 def table(rows: list[dict]) -> str:
@@ -52,6 +55,20 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: list[dict], path: Path) -> None:
+    """Median time over prompt tokens, a line per shape and method; the shape's bound dashed."""
+    with drawing.axes(path, "prompt tokens", "ms a layer (dashed: bytes of keys / copy bandwidth)") as axes:
+        for shape, method in sorted({(row["task"], row["method"]) for row in rows}):
+            mine = [row for row in rows if (row["task"], row["method"]) == (shape, method)]
+            lengths = sorted({row["length"] for row in mine})
+            took, bound = (
+                [np.median([row[name] for row in mine if row["length"] == length]) for length in lengths]
+                for name in ("ms", "bound_ms")
+            )
+            (line,) = axes.loglog(lengths, took, marker="o", label=f"{shape}, {method}")
+            axes.loglog(lengths, bound, linestyle="--", color=line.get_color(), alpha=0.6)
+
+
 def _rows(shape: str, length: int, rounds: int, device: torch.device) -> Iterator[dict]:
     heads, kv_heads, dim = _SHAPES[shape]
     torch.manual_seed(0)
@@ -61,30 +78,33 @@ def _rows(shape: str, length: int, rounds: int, device: torch.device) -> Iterato
     settings = {"scaling": dim**-0.5, "logit_cap": 0.0, "pool_kernel": _POOL}
     source = torch.empty(_COPIED // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    methods: dict[str, Callable[[], object]] = {"torch": lambda: layer_votes(queries, keys[slots], **settings)}
+    methods: dict[str, Callable] = {"torch": lambda queries, keys: layer_votes(queries, keys[slots], **settings)}
     if device.type == "cuda":
         from specprefill_sgl.scoring.triton_scoring import accumulate_votes
 
         packed, out = pack([slots], [_VOTES]), torch.zeros(_VOTES, length, device=device)
-        methods["triton"] = lambda: accumulate_votes(out, queries[None], keys, packed, **settings)
-    for number, bandwidth in enumerate(_COPIED / ms for ms in _times(lambda: target.copy_(source), rounds, device)):
-        for method, call in methods.items():
-            took = _times(call, 1, device)[0]
-            bound = keys.numel() * keys.element_size() / bandwidth
-            yield {"method": method, "number": number, "ms": took, "bound_ms": bound}
+        methods["triton"] = lambda queries, keys: accumulate_votes(out, queries[None], keys, packed, **settings)
+    bandwidths = [_COPIED / ms for ms in _times(lambda to, of: to.copy_(of), (target, source), rounds, device)]
+    for method, call in methods.items():
+        times = _times(call, (queries, keys), rounds, device)
+        for number, (took, bandwidth) in enumerate(zip(times, bandwidths, strict=True)):
+            yield {"method": method, "number": number, "ms": took, "bound_ms": keys.numel() * keys.element_size() / bandwidth}
 
 
-def _times(call: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
-    """Milliseconds of each of `rounds` calls, after one that does not count; on a GPU by flashinfer's timer, caches cold."""
+def _times(call: Callable, arguments: tuple[torch.Tensor, ...], rounds: int, device: torch.device) -> list[float]:
+    """Milliseconds of each of `rounds` calls; on a GPU by flashinfer's timer, in a CUDA graph, with other copies each time.
+
+    The calls before them, which do not count, compile what is to be compiled.
+    """
     if device.type == "cuda":
         from flashinfer.testing import bench_gpu_time
 
-        return list(bench_gpu_time(call, repeat_iters=rounds, dry_run_iters=3))
-    call()
+        return bench_gpu_time(call, repeat_iters=rounds, dry_run_iters=3, use_cuda_graph=True, input_args=arguments)
+    call(*arguments)
     found = []
     for _ in range(rounds):
         start = time.perf_counter()
-        call()
+        call(*arguments)
         found.append((time.perf_counter() - start) * 1e3)
     return found
 

@@ -1,4 +1,4 @@
-"""Highest request rate under a limit, dense and sparse, by bisection: the paper's protocol (arXiv 2502.02789, section 4).
+"""Highest request rate under limits, dense and sparse, by bisection: the paper's protocol (arXiv 2502.02789, section 4).
 
 Open loop at a constant gap. A level fails when more than 3 % of its requests exceed the limit on the time to the first token,
 or on the whole request. `python -m benchmarks.speed.max_qps` searches for one mode after the other in one run; every level is
@@ -6,9 +6,11 @@ a row.
 """
 
 import argparse
+import functools
 import math
 import random
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
-from benchmarks.speed.pairs import prompt
+from benchmarks.speed import drawing
 from benchmarks.speed.servers import Servers, Sizes, serve
 from benchmarks.speed.streams import open_loop
 
@@ -29,7 +31,7 @@ class Limits(NamedTuple):
     """Seconds."""
 
     first_token: float
-    whole: float
+    whole: float | None
 
 
 def main() -> None:
@@ -40,23 +42,29 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=8)
     parser.add_argument("--requests", type=int, default=24, help="per level, at least")
     parser.add_argument(
-        "--duration", type=float, default=8, help="of a level, at least, in limits: a short one hides a backlog"
+        "--duration", type=float, default=25, help="of a level, at least, in dense requests alone: a short one hides a backlog"
     )
     parser.add_argument("--steps", type=int, default=4, help="how narrow: the rates found differ by 2 ** 0.5 ** STEPS")
     parser.add_argument("--ttft-limit", type=float, help="seconds; default: twice a dense request alone")
     parser.add_argument("--limit", type=float, help="seconds of a whole request; default: three times a dense one alone")
+    parser.add_argument("--first-token-only", action="store_true", help="no limit on whole requests")
     arguments = parser.parse_args()
     out = shared.rows_of("max_qps", arguments)
     out.unlink(missing_ok=True)  # limits and rates of two runs do not mix
     results = Results(out)
-    sizes = Sizes(8 * (arguments.length + 64), arguments.chunked_prefill_size, keep_ratio=arguments.keep_ratio)
+    sizes = Sizes(8 * (arguments.length + 64), arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         alone = {mode: _alone(servers, arguments, mode) for mode in ("dense", "sparse")}
-        limits = Limits(arguments.ttft_limit or 2 * alone["dense"][0], arguments.limit or 3 * alone["dense"][1])
+        whole = None if arguments.first_token_only else arguments.limit or 3 * alone["dense"][1]
+        limits = Limits(arguments.ttft_limit or 2 * alone["dense"][0], whole)
+        duration_s = arguments.duration * alone["dense"][1]
         for mode in ("dense", "sparse"):
-            for row in _search(servers, arguments, mode, limits, 0.7 / alone[mode][0]):
+            level = functools.partial(_level, servers, arguments, mode)
+            for row in search(level, limits, 1 / alone[mode][0], duration_s, arguments.requests, arguments.steps):
                 results.add({"method": mode, "length": arguments.length, "keep_ratio": arguments.keep_ratio, **row})
-    print(table(read(out)))
+    rows = read(out)
+    print(table(rows))
+    plot(rows, out.with_suffix(".png"))
 
 
 def table(rows: list[dict]) -> str:
@@ -70,25 +78,50 @@ def table(rows: list[dict]) -> str:
             return "\n".join([*lines, "", f"{mode}: no rate passed, or none failed"])
         median = np.median([first for first, _ in best["times"]])
         first, whole = best["limits"]
-        lines.append(f"| {mode} | {first:.2f} | {whole:.2f} | {best['rate']:.3f}/s | {worst['rate']:.3f}/s | {median:.2f} |")
+        limits = f"{first:.2f} | {'none' if whole is None else f'{whole:.2f}'}"
+        lines.append(f"| {mode} | {limits} | {best['rate']:.3f}/s | {worst['rate']:.3f}/s | {median:.2f} |")
     rates = {mode: max(row["rate"] for row in rows if row["method"] == mode and row["passes"]) for mode in ("dense", "sparse")}
     return "\n".join([*lines, "", f"sparse / dense: {rates['sparse'] / rates['dense']:.2f}x"])
 
 
-def _search(servers: Servers, arguments: argparse.Namespace, mode: str, limits: Limits, rate: float):
-    """Rows: the rate grows or falls by the root of two until one passes and one fails, then it is bisected in ratio."""
+def plot(rows: list[dict], path: Path) -> None:
+    """Median TTFT of every level over its rate, a line per mode; levels that fail are crosses."""
+    with drawing.axes(path, "requests /s", "TTFT, s (crosses: the level fails)") as axes:
+        for mode in ("dense", "sparse"):
+            levels = sorted(
+                (row["rate"], float(np.median([first for first, _ in row["times"]])), row["passes"])
+                for row in rows
+                if row["method"] == mode
+            )
+            (line,) = axes.loglog([rate for rate, *_ in levels], [median for _, median, _ in levels], label=mode)
+            for rate, median, passes in levels:
+                axes.plot(rate, median, marker="o" if passes else "x", color=line.get_color())
+        axes.axhline(rows[0]["limits"][0], linestyle=":", color="gray", label="limit")
+
+
+def search(
+    level: Callable[[float, int], list[tuple[float, float]]],
+    limits: Limits,
+    rate: float,
+    duration_s: float,
+    requests: int,
+    steps: int,
+) -> Iterator[dict]:
+    """Rows: the rate grows or falls by the root of two until one passes and one fails, then it is bisected in ratio.
+
+    `level` takes a rate and how many requests, and gives seconds to the first token and to the end of each.
+    """
     low = high = None
-    with tqdm(desc=f"{mode} levels") as bar:
-        for _ in range(12 + arguments.steps):
-            count = max(arguments.requests, math.ceil(arguments.duration * max(limits) * rate))
-            times = _level(servers, arguments, mode, rate, count)
-            exceeded = sum(first > limits.first_token or whole > limits.whole for first, whole in times)
+    with tqdm(desc="levels") as bar:
+        for _ in range(12 + steps):
+            times = level(rate, max(requests, math.ceil(duration_s * rate)))
+            exceeded = sum(first > limits.first_token or whole > (limits.whole or math.inf) for first, whole in times)
             passes = exceeded <= _TOLERATED * len(times)
             bar.set_postfix(rate=round(rate, 3), passes=passes)
             bar.update()
             yield {"rate": rate, "passes": passes, "limits": list(limits), "times": times}
             low, high = (rate, high) if passes else (low, rate)
-            if low and high and high / low < 2 ** (0.5**arguments.steps) * 1.001:
+            if low and high and high / low < 2 ** (0.5**steps) * 1.001:
                 return
             rate = (low * high) ** 0.5 if low and high else rate * 2 ** (0.5 if passes else -0.5)
 
@@ -103,7 +136,7 @@ def _level(servers: Servers, arguments: argparse.Namespace, mode: str, rate: flo
     url = servers.dense if mode == "dense" else servers.sparse
     launch.flush(url, deadline_s=600)
     draw = random.Random(f"{rate}/{count}")
-    prompts = [prompt(draw, arguments.length) for _ in range(count)]
+    prompts = [launch.random_ids(draw, arguments.length) for _ in range(count)]
     return open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=1 / rate)
 
 

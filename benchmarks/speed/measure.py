@@ -8,7 +8,6 @@ from pathlib import Path
 import requests
 
 from benchmarks import launch
-from benchmarks.speed.pairs import prompt
 from benchmarks.speed.servers import Servers, peak_mib
 
 STAGES = ("draft", "lookahead", "score", "select")
@@ -29,7 +28,7 @@ def compare(
     SpecPrefill has had since it started.
     """
     draw = random.Random(f"{length}/{batch}/{number}")
-    prompts = [prompt(draw, length) for _ in range(batch)]
+    prompts = [launch.random_ids(draw, length) for _ in range(batch)]
     sparse, off = {"spec_prefill_keep_ratio": keep_ratio}, None
     times: dict[str, float] = {}
     stages: dict[str, float] = {}
@@ -50,8 +49,8 @@ def compare(
         "draft_alone": lambda: first_tokens_ms(servers.draft, prompts, off)[0],
         "dense_again": lambda: first_tokens_ms(servers.dense, prompts, off)[0],
         "dense_with_plugin": lambda: first_tokens_ms(servers.sparse, prompts, {"spec_prefill": False})[0],
-        "floor": lambda: first_tokens_ms(servers.dense, [prompt(draw, 4) for _ in prompts], off)[0],
-        "target_alone": lambda: first_tokens_ms(servers.dense, [prompt(draw, count) for count in kept], off)[0],
+        "floor": lambda: first_tokens_ms(servers.dense, [launch.random_ids(draw, 4) for _ in prompts], off)[0],
+        "target_alone": lambda: first_tokens_ms(servers.dense, [launch.random_ids(draw, count) for count in kept], off)[0],
     }
     names = [name for name in measurements if wanted is None or name in wanted]
     for name in rotated(names, number):

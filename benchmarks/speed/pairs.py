@@ -1,15 +1,13 @@
 """Model pairs for speed, where weights do not matter: configurations as files, weights made up by `--load-format dummy`."""
 
 import json
-import random
 import shutil
 from pathlib import Path
 
 from benchmarks import launch
 
 _MODELS = Path(__file__).parent / "models"
-TOKENIZER = launch.ROOT / "benchmarks" / "pair" / "target"  # any will do: prompts are ids that both vocabularies have
-VOCABULARY = 12_000  # ids that every configuration has
+TOKENIZER = launch.TARGET  # any will do: prompts are ids that both vocabularies have
 
 
 def names() -> list[str]:
@@ -26,8 +24,3 @@ def write(name: str, folder: Path) -> tuple[Path, Path]:
         for file in TOKENIZER.glob("*token*.json"):
             shutil.copy(file, folder / role)
     return folder / "target", folder / "draft"
-
-
-def prompt(draw: random.Random, length: int) -> list[int]:
-    """Random ids that every configuration has."""
-    return [draw.randrange(3, VOCABULARY) for _ in range(length)]

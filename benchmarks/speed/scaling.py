@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import linregress
 
-from benchmarks import launch
 from benchmarks.quality.results import read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing, ttft
@@ -30,7 +29,6 @@ def main() -> None:
     parser.add_argument("--keep-ratio", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dense-up-to", type=int, default=16384, help="longer prompts are measured sparse only")
-    launch.add_option(parser)
     arguments = parser.parse_args()
     arguments.keep_ratios, arguments.batches = [arguments.keep_ratio], [1]
     out = shared.rows_of("scaling", arguments)
@@ -56,7 +54,7 @@ def table(rows: list[dict]) -> str:
         slope, width = exponent([row for row in rows if figure(row) > 0], figure)  # the log has tenths of milliseconds
         lines.append(f"| {name} | " + " | ".join(f"{one:.1f}" for one in medians) + f" | {slope:.2f} ± {width:.2f} |")
     peaks = [max(row["peak_mib"] for row in rows if row["length"] == length) for length in lengths]
-    return "\n".join([*lines, "| peak memory, MiB | " + " | ".join(f"{peak:.0f}" for peak in peaks) + " | |"])
+    return "\n".join([*lines, "| peak resident memory, MiB | " + " | ".join(f"{peak:.0f}" for peak in peaks) + " | |"])
 
 
 def plot(rows: list[dict], path: Path) -> None:

@@ -46,7 +46,7 @@ def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> 
 
 
 def peak_mib(url: str) -> float:
-    """The most resident memory that each process of a server has had, summed."""
+    """The most resident memory that each process of a server has had, summed; an accelerator's own is not in it."""
     port = url.rsplit(":", 1)[1]
     (server,) = (process for process in psutil.Process().children() if port in process.cmdline())
     status = [Path(f"/proc/{process.pid}/status").read_text() for process in (server, *server.children(recursive=True))]

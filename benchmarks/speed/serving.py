@@ -10,12 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
-from benchmarks.speed import pairs
+from benchmarks.speed import drawing, pairs
 from benchmarks.speed.servers import Servers, Sizes, serve
 
 _FIGURES = ("ttft", "tpot", "itl")
@@ -35,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = shared.rows_of("serving", arguments)
     results = Results(out)
-    sizes = Sizes(16 * (arguments.length + 64), arguments.chunked_prefill_size, keep_ratio=arguments.keep_ratio)
+    sizes = Sizes(16 * (arguments.length + 64), arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio)
     rounds = [(n, rate, mode) for n in range(arguments.rounds) for rate in arguments.rates for mode in ("dense", "sparse")]
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number, rate, mode in tqdm(rounds, desc="rates"):
@@ -44,7 +45,9 @@ def main() -> None:
             row["settings"] |= {"goodput": arguments.goodput, "chunked_prefill_size": arguments.chunked_prefill_size}
             if row not in results:
                 results.add({**row, **_measure(servers, arguments, mode, rate, number, Path(folder))})
-    print(table(read(out)))
+    rows = read(out)
+    print(table(rows))
+    plot(rows, out.with_suffix(".png"))
 
 
 def table(rows: list[dict]) -> str:
@@ -56,6 +59,21 @@ def table(rows: list[dict]) -> str:
         goodput = f"{row['goodput']:.3f}"
         lines.append(f"| {row['settings']['rate']} | {row['method']} | " + " | ".join(shown) + f" | {goodput} |")
     return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """TTFT over request rate, a line per mode, its 99th percentile dashed; medians over rounds."""
+    with drawing.axes(path, "requests /s", "TTFT, s (dashed: p99)") as axes:
+        for mode in ("dense", "sparse"):
+            mine = [row for row in rows if row["method"] == mode]
+            rates = sorted({row["settings"]["rate"] for row in mine})
+
+            def seconds(percentile: str, mine=mine, rates=rates) -> list[float]:
+                same = [[row["ttft"][percentile] for row in mine if row["settings"]["rate"] == rate] for rate in rates]
+                return [float(np.median(one)) / 1e3 for one in same]
+
+            (line,) = axes.loglog(rates, seconds("median"), marker="o", label=mode)
+            axes.loglog(rates, seconds("p99"), linestyle="--", color=line.get_color(), alpha=0.6)
 
 
 def _measure(servers: Servers, arguments: argparse.Namespace, mode: str, rate: float, number: int, folder: Path) -> dict:

@@ -1,6 +1,7 @@
 """Streamed requests at a constant gap: when their first tokens came, and when they were done."""
 
 import asyncio
+import json
 import time
 
 import aiohttp
@@ -16,6 +17,11 @@ def open_loop(
     Returns
     -------
     list of (first token, whole)
+
+    Raises
+    ------
+    RuntimeError
+        If a request ended otherwise than with its last token.
     """
     params = {"temperature": 0, "max_new_tokens": output_tokens, "ignore_eos": True}
     if custom is not None:
@@ -29,12 +35,16 @@ async def _send(url: str, bodies: list[dict], gap_s: float) -> list[tuple[float,
 
         async def one(number: int, body: dict) -> tuple[float, float]:
             await asyncio.sleep(number * gap_s)
-            start, first = time.perf_counter(), 0.0
+            start, first, last = time.perf_counter(), 0.0, b""
             async with session.post(url, json=body) as response:
                 response.raise_for_status()
                 async for line in response.content:
-                    if line.startswith(b"data: {") and not first:
-                        first = time.perf_counter() - start
-            return round(first, 4), round(time.perf_counter() - start, 4)
+                    if line.startswith(b"data: {"):
+                        first, last = first or time.perf_counter() - start, line
+            whole = time.perf_counter() - start
+            ended = json.loads(last.removeprefix(b"data: ") or "{}").get("meta_info", {}).get("finish_reason")
+            if (ended or {}).get("type") != "length":  # SGLang reports errors and aborts within a stream too
+                raise RuntimeError(f"a request ended with {last[:500]!r}")
+            return round(first, 4), round(whole, 4)
 
         return await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing, report
@@ -27,7 +26,6 @@ def main() -> None:
     parser.add_argument("--keep-ratios", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=6)
-    launch.add_option(parser)
     arguments = parser.parse_args()
     out = shared.rows_of("ttft", arguments)
     run(arguments, out)

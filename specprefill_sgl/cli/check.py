@@ -43,13 +43,14 @@ def _memory(config: Any, server_args: Any) -> list[str]:
     args = resolving_view(server_args)
     draft = compat.draft_model_config(config, server_args, target=compat.target_model_config(server_args))
     ranks = args.tp_size
-    weights = sum(file.stat().st_size for file in Path(config.draft_model_path).glob("*.safetensors"))
+    files = [file.stat().st_size for kind in ("safetensors", "bin") for file in Path(config.draft_model_path).glob(f"*.{kind}")]
+    weights = f"{sum(files) / ranks / 2**20:.0f} MiB in the files, per rank" if files else "not in a folder here"
     tokens = pool_tokens(config, draft.context_len, args.page_size or 1)
     slot = 2 * draft.num_hidden_layers * draft.get_num_kv_heads(ranks) * draft.head_dim * draft.dtype.itemsize
     heads = draft.num_attention_heads // draft.get_total_num_kv_heads()
     scratch = 2 * config.lookahead * heads * draft.context_len * 4
     return [
-        f"draft weights: {weights / ranks / 2**20:.0f} MiB in the files, per rank",
+        f"draft weights: {weights}",
         f"draft KV pool: {tokens} tokens, {tokens * slot / 2**20:.0f} MiB",
         f"scoring scratch, one prompt of {draft.context_len} tokens: {scratch / 2**20:.0f} MiB",
     ]

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     info, size, ids, decode = _ask(arguments)
     summary = f"{info['kept_tokens']} of {info['prompt_tokens']} tokens kept, draft {info['draft_ms']} ms"
     if not info["applied"] or "scores" not in info:
-        sys.exit(f"explain: {info['reason'] or 'nothing was scored: the whole prompt is kept, or it was selected before'}")
+        sys.exit(f"explain: {info['reason'] or 'nothing was scored: the whole prompt is kept'}")
     found = chunks(ids, decode, size, info["scores"], info["positions"])
     print(terminal(found) + "\n\n" + summary)
     if arguments.html is not None:

@@ -1,4 +1,4 @@
-"""Records the draft's queries at the attention backend, so that no model file is patched (design.md, 4)."""
+"""Records the draft's queries at the attention backend, so that no model file is patched (README, How it works, 2)."""
 
 from typing import Any
 

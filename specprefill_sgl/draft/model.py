@@ -1,4 +1,4 @@
-"""The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools (design.md, 4)."""
+"""The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from specprefill_sgl.hooks.launch import config_of
@@ -56,7 +57,8 @@ def _without_roles(body: dict, request: Any) -> dict:
 
 
 _NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')
-_ROUTES_WITHOUT_FIELDS = ("/v1/responses", "/v1/messages", "/api/")
+_READ_IN = {"/completions": "custom_params", "/invocations": "custom_params", "/generate": "sampling_params.custom_params"}
+_ELSEWHERE = "a request to /generate or an OpenAI completion route"
 
 
 async def check_json(original: Any, request: Any) -> Any:
@@ -77,12 +79,31 @@ async def check_json(original: Any, request: Any) -> Any:
         raise _bad_request(f"{field} must be a finite number, got {value}.") from None
     if isinstance(body, dict):
         try:
-            _refuse_misplaced(body, "custom_params (on /generate: sampling_params.custom_params)")
-            if request.url.path.startswith(_ROUTES_WITHOUT_FIELDS):
-                _refuse_misplaced(body.get("custom_params"), "a request to /generate or an OpenAI completion route")
+            _check_places(body, request.url.path)
         except RequestError as error:
             raise _bad_request(str(error)) from None
     return body
+
+
+def _check_places(body: dict, path: str) -> None:
+    """Refuse fields where this route does not read them, and where nothing does (`extra_body` is the OpenAI client's own)."""
+    ollama = path.startswith("/api/")
+    read_in = next((place for end, place in _READ_IN.items() if path.endswith(end) and not ollama), None)
+    for place, fields in _places(body):
+        if place != read_in:
+            _refuse_misplaced(fields, read_in or _ELSEWHERE)
+
+
+def _places(body: dict) -> Iterator[tuple[str, Any]]:
+    """Where fields may be meant to be."""
+    yield "", body
+    yield "custom_params", body.get("custom_params")
+    for outer in ("sampling_params", "extra_body"):
+        values = body.get(outer)
+        for fields in values if isinstance(values, list) else [values]:
+            if isinstance(fields, dict):
+                yield outer, fields
+                yield f"{outer}.custom_params", fields.get("custom_params")
 
 
 def _bad_request(message: str) -> Exception:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from specprefill_sgl import compat, config, vocabulary
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 
+_DEFAULTS = SpecPrefillConfig(draft_model_path="")
 _ATTRIBUTE = "_spec_prefill"  # underscore names stay writable on a sealed ServerArgs and survive pickling
 
 
@@ -20,17 +21,18 @@ def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> Non
     group.add_argument("--spec-prefill", action="store_true", help="Switch Speculative Prefill on.")
     for name, kind, text in (
         ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
-        ("keep_ratio", float, "Fraction of the prompt's chunks that is kept, in (0, 1]. Default 0.2."),
-        ("min_tokens", int, "Shorter prompts are prefilled dense. Default 1024."),
-        ("chunk_size", int, "Tokens per chunk, the unit of selection. Default 32."),
-        ("lookahead", int, "Draft queries that vote, the last prompt token's included. Default 8."),
-        ("pool_kernel", int, "Width of the average pooling over positions, odd. Default 13."),
-        ("keep_first", int, "Tokens at the start whose chunks are always kept. Default 0."),
+        ("keep_ratio", float, "Fraction of the prompt's chunks that is kept, in (0, 1]."),
+        ("min_tokens", int, "Shorter prompts are prefilled dense."),
+        ("chunk_size", int, "Tokens per chunk, the unit of selection."),
+        ("lookahead", int, "Draft queries that vote, the last prompt token's included."),
+        ("pool_kernel", int, "Width of the average pooling over positions, odd."),
+        ("keep_first", int, "Tokens at the start whose chunks are always kept."),
         ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
         ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
         ("config", str, "JSON file with the same names; flags and environment beat it."),
     ):
-        group.add_argument(flag(name), type=kind, default=None, help=text)
+        default = getattr(_DEFAULTS, name, None)
+        group.add_argument(flag(name), type=kind, default=None, help=f"{text} Default {default}." if default else text)
 
 
 def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args: Any) -> None:
@@ -81,6 +83,11 @@ def _check(resolved: SpecPrefillConfig, server_args: Any) -> None:
     target = compat.target_model_config(server_args)
     draft = compat.draft_model_config(resolved, server_args, target=target)
     compat.check_models(target, draft)
+    if draft.context_len < resolved.min_tokens + resolved.lookahead:
+        raise ConfigError(
+            f"{flag('draft_model_path')} {resolved.draft_model_path} reads {draft.context_len} tokens, less than "
+            f"{flag('min_tokens')} plus {flag('lookahead')}: every prompt would be prefilled dense."
+        )
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
 
 

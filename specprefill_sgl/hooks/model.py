@@ -1,4 +1,4 @@
-"""What the model is fed: plain token ids and original positions (design.md, 2 and 3)."""
+"""What the model is fed: plain token ids and original positions (README, How it works, 4)."""
 
 from typing import Any
 

@@ -124,12 +124,13 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
         outcomes = stage.advance()
     if outcomes is None:
         return
+    decided = [(req, outcome) for req, outcome, one in zip(group, outcomes, wanted, strict=True) if one]
     metrics = metrics_of(scheduler)
-    metrics.drafted(outcomes, sum(len(req.origin_input_ids) for req in group))
+    if outcomes[0].reason is None:  # else the group failed
+        metrics.drafted([outcome for _, outcome in decided], sum(len(req.origin_input_ids) for req, _ in decided))
     metrics.pool(stage.draft.max_tokens - stage.draft.free_tokens())
-    for req, outcome, one in zip(group, outcomes, wanted, strict=True):
-        if one:
-            decide(scheduler, req, outcome)
+    for req, outcome in decided:
+        decide(scheduler, req, outcome)
 
 
 @contextlib.contextmanager

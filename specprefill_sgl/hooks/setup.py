@@ -33,12 +33,20 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
 
     from specprefill_sgl.draft.model import load
     from specprefill_sgl.hooks import verify
+    from specprefill_sgl.scoring.triton_scoring import MAX_HEAD_DIM, MAX_POOL, kernels_can
 
     verify()
     draft_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
+    if draft.device.type == "cuda" and not kernels_can(config.pool_kernel, draft_config.head_dim):
+        logger.warning(
+            "--spec-prefill: plain torch computes the scores, slower than the kernels: these take %s up to %d, heads up to %d.",
+            flag("pool_kernel"),
+            MAX_POOL,
+            MAX_HEAD_DIM,
+        )
     if scheduler.tp_worker.model_runner.sliding_window_size:
         logger.warning(
             "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."

@@ -1,4 +1,4 @@
-"""The reply object `meta_info["spec_prefill"]` (design.md, "The interface")."""
+"""The reply object `meta_info["spec_prefill"]` (README, Reply object)."""
 
 from typing import Any
 

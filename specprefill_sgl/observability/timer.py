@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from sglang.srt.utils.nvtx_utils import profile_range
 
 
 class DeviceTimer:
@@ -14,9 +15,12 @@ class DeviceTimer:
     Parameters
     ----------
     device : torch.device
+    name : str
+        Of the spans in SGLang's profiles (`/start_profile`).
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, name: str):
+        self._name = name
         self._module = None if device.type == "cpu" else torch.get_device_module(device)
         self._clock_ms = 0.0
         self._events: list[tuple[Any, Any]] = []
@@ -24,6 +28,11 @@ class DeviceTimer:
     @contextlib.contextmanager
     def span(self) -> Iterator[None]:
         """Work queued inside counts, also if it raises."""
+        with profile_range(self._name), self._counted():
+            yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
         if self._module is None:
             start = time.perf_counter()
             try:
@@ -38,6 +47,11 @@ class DeviceTimer:
         finally:
             last.record()
             self._events.append((first, last))
+
+    def keep_up(self) -> None:
+        """Wait for all spans but the last: else work queues up, and what comes next on the device waits for all of it."""
+        if len(self._events) > 1:
+            self._events[-2][1].synchronize()
 
     def total_ms(self) -> float:
         """Milliseconds of all spans; waits for the last one."""

@@ -1,8 +1,9 @@
-"""CPU platform for stock SGLang (design.md, "Without a GPU"): torch operators only, no compiled kernel package."""
+"""CPU platform for stock SGLang: torch operators only, no compiled kernel package."""
 
 import os
 from typing import Any
 
+import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
@@ -31,6 +32,14 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         ranks = server_args.tp_size * server_args.dp_size * server_args.pp_size
         if ranks > len(get_cpu_ids_by_node()):
             os.environ.setdefault(_BINDING, cores_per_rank(sorted(os.sched_getaffinity(0)), ranks))
+
+    def get_torch_profiler_activity_str(self) -> str:
+        """What `/start_profile` records; without it that request ends an out-of-tree platform's server."""
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        """The same, as torch says it."""
+        return torch.profiler.ProfilerActivity.CPU
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""

@@ -1,4 +1,4 @@
-"""Selection on the scores' device, for several prompts at once: one copy to the host a group (algorithm.md, 5)."""
+"""Selection on the scores' device, for several prompts at once: one copy to the host a group (README, What is computed, 5)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,13 +1,13 @@
 """Several prompts laid out behind one another, so that a kernel reads the keys of all of them in one launch."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 
 
-class PackedPrompts(msgspec.Struct, frozen=True, kw_only=True):
+class PackedPrompts(NamedTuple):
     """Prompts of any lengths, one after the other. Prompt p has the tokens `starts[p]` to `starts[p + 1]` of the whole.
 
     Attributes
@@ -17,7 +17,7 @@ class PackedPrompts(msgspec.Struct, frozen=True, kw_only=True):
     starts : int64 [prompts + 1]
         On the device of `slots`, as is `n_votes`.
     n_votes : int32 [prompts]
-        Queries of each prompt that vote; 0 for a prompt that is not wanted any more.
+        Queries of each prompt that vote; 0 for a prompt on which a layer does not vote.
     max_tokens : int
         Tokens of the longest prompt, on the host: sizes of launches come from it without a synchronisation.
     """

@@ -1,4 +1,4 @@
-"""Importance of prompt tokens in plain torch (algorithm.md, 2 to 4): works on any device and is the kernels' reference."""
+"""Importance of prompt tokens in plain torch (README, What is computed, 2 to 4): any device, the kernels' reference."""
 
 from collections.abc import Iterable
 

@@ -77,6 +77,29 @@ def test_misplaced_fields_are_not_ignored(server, route):
     assert "custom_params" in response.text
 
 
+@pytest.mark.parametrize(
+    ("route", "place"),
+    [
+        ("/generate", ("custom_params",)),  # where the OpenAI routes read them
+        ("/generate", ("extra_body", "custom_params")),
+        ("/v1/completions", ("sampling_params", "custom_params")),  # where /generate reads them
+        ("/v1/completions", ("sampling_params",)),
+        ("/v1/chat/completions", ("extra_body", "custom_params")),
+        ("/v1/chat/completions", ("extra_body",)),
+    ],
+)
+def test_fields_where_another_route_reads_them_are_not_ignored(server, route, place):
+    misplaced = {"spec_prefill": False}
+    for name in reversed(place):
+        misplaced = {name: misplaced}
+    body = _body(route, {})
+    if route != "/generate":
+        del body["custom_params"]
+    response = _post(server, route, {**body, **misplaced})
+    assert response.status_code == 400, response.text
+    assert "spec_prefill is not read here" in response.text
+
+
 @pytest.mark.parametrize("route", ["/v1/responses", "/v1/messages", "/api/chat", "/api/generate"])
 @pytest.mark.parametrize("place", ["spec_prefill_keep_ratio", "custom_params"])
 def test_routes_that_read_no_fields_say_so(server, route, place):

@@ -1,13 +1,12 @@
 """A next turn keeps what the turn before it kept, adds what it needs, and prefills only that."""
 
 import itertools
+import json
 
-import numpy as np
 import pytest
 
-from specprefill_sgl.skipcode import encode
 from tests.support import reference
-from tests.support.server import serve, sparse_options
+from tests.support.server import body_of, serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
 POOL = 9000  # so small that two prompts can push out everything else
@@ -182,7 +181,24 @@ def test_the_same_prompt_again_is_not_drafted(server):
 
 
 def test_an_aborted_turn_is_not_continued(server):
-    """`max_new_tokens` 0 gives no answer; there is nothing to continue."""
+    server.flush()
+    ids, chunks = prompt_ids(1000, seed=92), []
+    body = body_of(ids, custom=SPARSE, params={"max_new_tokens": 3000}, rid="aborted-turn", stream=True)
+    with server.post("/generate", body, stream=True) as response:
+        for line in response.iter_lines():
+            if line.startswith(b"data: {"):
+                chunks.append(json.loads(line[len(b"data: ") :]))
+                if len(chunks) == 3:
+                    assert server.post("/abort_request", {"rid": "aborted-turn"}).status_code == 200
+    assert chunks[-1]["meta_info"]["finish_reason"]["type"] == "abort"
+    assert server.state()["spec_prefill"]["unanswered_turns"] == 0
+    _, info, _ = _ask(server, ids + chunks[1]["output_ids"] + prompt_ids(100, seed=93))
+    assert info["applied"]
+    assert info["positions"] == sorted(info["positions"])
+
+
+def test_a_turn_without_an_answer_is_not_continued(server):
+    """`max_new_tokens` 0 gives none."""
     server.flush()
     ids = prompt_ids(1000, seed=90)
     _ask(server, ids, max_new_tokens=0)
@@ -201,8 +217,6 @@ def test_an_undropped_prefix_in_the_cache_is_kept_for_free(server):
     assert info["positions"][: len(system)] == list(range(len(system)))
     chosen = len(info["positions"]) - len(system)
     assert chosen <= 0.2 * (len(ids) - len(system)) + 2 * 32
-    coded = list(encode(ids, np.array(info["positions"])))
-    assert coded[: len(system)] == system
 
 
 def test_little_left_after_a_cached_prefix_is_dense(server):

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
 from benchmarks import launch
+from benchmarks.speed import profile
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
@@ -113,6 +114,11 @@ def test_server_info_has_the_counters(server):
     assert counters["requests"]["sparse"] >= 1
     assert sum(counters["prompt_tokens"].values()) > 0
     assert counters["draft_tokens"]["read"] > 0
+
+
+def test_a_profile_of_sglang_names_the_stages(server, tmp_path):
+    events = profile.profiled(server.url, prompt_ids(900, seed=11), tmp_path)
+    assert {stage for stage, _ in profile.own_ms(events)} >= {"draft", "lookahead", "score", "select", "target"}
 
 
 def test_scores_explain_the_selection(server):

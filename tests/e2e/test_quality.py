@@ -12,21 +12,18 @@ from benchmarks.quality import ask, matrix, tasks
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import serve
 
-pytestmark = [pytest.mark.e2e]
-
-PAIR = launch.ROOT / "benchmarks" / "pair"
 PROMPTS, LENGTH, KEEP_RATIO = 40, 1024, 0.2
 
 
 @pytest.fixture(scope="module")
 def count():
-    tokenizer = AutoTokenizer.from_pretrained(PAIR / "target")
+    tokenizer = AutoTokenizer.from_pretrained(launch.TARGET)
     return lambda piece: len(tokenizer.encode(piece, add_special_tokens=False))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serve(PAIR / "target", PAIR / "draft", tmp_path_factory.mktemp("quality")) as running:
+    with serve(launch.TARGET, launch.DRAFT, tmp_path_factory.mktemp("quality")) as running:
         yield running
 
 

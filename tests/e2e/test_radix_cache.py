@@ -77,7 +77,7 @@ def test_repeat_hits_all_but_the_last_token(server, document):
 
 
 def test_system_prompt_is_never_dropped_by_a_prefix_hit(server, document):
-    """A shipped bug elsewhere: a prefix hit silently dropped the system prompt (field.md)."""
+    """A shipped bug elsewhere: a prefix hit silently dropped the system prompt."""
     server.flush()
     other = document[:PREFIX] + prompt_ids(900, seed=5)
     fresh = server.generate(other, custom=custom_of(0.1))

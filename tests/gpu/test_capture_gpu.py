@@ -4,6 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+pytest.importorskip("sglang", reason="a GPU machine without SGLang runs the tests of the kernels alone")
+
 from sglang.srt.model_executor.runner_utils.capture_mode import model_capture_mode
 
 from specprefill_sgl.draft.capture import QueryCapture

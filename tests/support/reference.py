@@ -1,4 +1,4 @@
-"""Speculative Prefill with Hugging Face `transformers` alone, transcribed from algorithm.md: what the server must equal.
+"""Speculative Prefill with Hugging Face `transformers` alone (README, What is computed): what the server must equal.
 
 Nothing here imports sglang or specprefill_sgl. Everything is float32 and one prompt at a time.
 """
@@ -53,7 +53,7 @@ def _forward(model, ids, positions, cache):
 
 @torch.no_grad()
 def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
-    """Importance of each prompt token, float32 [N] (algorithm.md, 1 to 4)."""
+    """Importance of each prompt token, float32 [N] (README, What is computed, 1 to 4)."""
     global _record
     n = len(ids)
     _record = []
@@ -88,7 +88,7 @@ def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
 
 
 def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, protect=()):
-    """Kept positions, ascending (algorithm.md, 5)."""
+    """Kept positions, ascending (README, What is computed, 5)."""
     n = len(importance)
     chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
     scores = [float(importance[c.start : c.stop].mean()) for c in chunks]
@@ -101,7 +101,7 @@ def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, protec
 
 
 def greedy(model, ids, positions, n_prompt, max_new_tokens):
-    """Greedy tokens and their logprobs after prefilling only `positions` of the prompt (algorithm.md, 6)."""
+    """Greedy tokens and their logprobs after prefilling only `positions` of the prompt (README, What is computed, 6)."""
     tokens, logprobs = [], []
     logits, cache = _forward(model, [ids[p] for p in positions], positions, None)
     for step in range(max_new_tokens):

@@ -51,6 +51,7 @@ def test_environment_alone_switches_on(tmp_path):
         ({**ON, "pool_kernel": 4}, "--spec-prefill-pool-kernel"),
         ({**ON, "keep_first": -1}, "--spec-prefill-keep-first"),
         ({**ON, "draft_max_tokens": 8}, "--spec-prefill-draft-max-tokens"),
+        ({**ON, "draft_max_tokens": 1031}, "--spec-prefill-draft-max-tokens"),  # one less than the shortest sparse prompt takes
         ({**ON, "config": "/no/such/file"}, "--spec-prefill-config"),
     ],
 )
@@ -60,12 +61,32 @@ def test_refusals_name_the_flag(flags, named):
     assert named in str(error.value)
 
 
-@pytest.mark.parametrize("text", ['{"keep_ratoi": 1}', "{", "[1]", '{"draft_model_path": "d", "keep_ratio": "x"}'])
-def test_bad_environment_is_refused(text, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"keep_ratoi": 1}', ENVIRONMENT_VARIABLE),
+        (b"{", ENVIRONMENT_VARIABLE),
+        (b"[1]", ENVIRONMENT_VARIABLE),
+        (b"\xff\xfe", ENVIRONMENT_VARIABLE),
+        (None, ENVIRONMENT_VARIABLE),
+        (b'{"draft_model_path": "d", "keep_ratio": "x"}', "--spec-prefill-keep-ratio"),
+    ],
+)
+def test_bad_environment_is_refused(content, named, tmp_path):
     file = tmp_path / "c.json"
-    file.write_text(text)
-    with pytest.raises(ConfigError):
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
         resolve({}, {ENVIRONMENT_VARIABLE: str(file)})
+    assert named in str(error.value)
+
+
+def test_the_smallest_pool_holds_the_shortest_sparse_prompt():
+    assert resolve({**ON, "draft_max_tokens": 1032}, {}).draft_max_tokens == 1032
+
+
+def test_a_home_directory_is_found():
+    assert not resolve({**ON, "draft_model_path": "~/draft"}, {}).draft_model_path.startswith("~")
 
 
 def test_package_import_brings_neither_torch_nor_sglang():

@@ -13,7 +13,7 @@ from specprefill_sgl.scoring.torch_scoring import layer_votes
 
 @pytest.fixture(scope="module")
 def count():
-    tokenizer = AutoTokenizer.from_pretrained(launch.ROOT / "benchmarks" / "pair" / "draft")
+    tokenizer = AutoTokenizer.from_pretrained(launch.DRAFT)
     return lambda piece: len(tokenizer.encode(piece, add_special_tokens=False))
 
 

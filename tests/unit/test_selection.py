@@ -61,7 +61,7 @@ def test_ties_go_to_the_lower_index():
 
 
 def test_protected_ends_do_not_consume_the_budget():
-    """A shipped bug elsewhere: protected spans ate the budget and dropped the document (field.md)."""
+    """A shipped bug elsewhere: protected spans ate the budget and dropped the document."""
     forced = forced_chunks(3200, chunk_size=32, protect=[(0, 320)])
     scores = np.zeros(100)
     scores[50:60] = 1

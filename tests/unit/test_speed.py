@@ -1,12 +1,12 @@
 """The speed benchmarks' own arithmetic, on made-up rows."""
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 
-from benchmarks.speed import max_qps, measure, overhead, pairs, report, scaling, serving
+from benchmarks import launch
+from benchmarks.speed import max_qps, measure, overhead, pairs, profile, report, scaling, serving
 
 
 def _row(length=1000, number=0, **changed):
@@ -54,7 +54,7 @@ def test_lengths_without_a_dense_figure_stay_out_of_its_exponent():
     rows = [_row(length, dense=3e-6 * length**2, peak_mib=2000.0 + length) for length in (512, 1024, 4096)] + [long]
     lines = {line.split(" | ")[0]: line.split(" | ") for line in scaling.table(rows).splitlines()}
     assert lines["| dense"][4:] == ["nan", "2.00 ± 0.00 |"]
-    assert lines["| peak memory, MiB"][4] == "3000"
+    assert lines["| peak resident memory, MiB"][4] == "3000"
 
 
 def test_stages_are_read_from_what_the_log_has_had_since(tmp_path):
@@ -66,33 +66,37 @@ def test_stages_are_read_from_what_the_log_has_had_since(tmp_path):
 
 
 @pytest.mark.parametrize("capacity", [0.3, 1.7, 40.0])
-def test_the_search_ends_between_a_rate_that_passes_and_one_that_fails(monkeypatch, capacity):
-    def level(servers, arguments, mode, rate, count):
+@pytest.mark.parametrize("limits", [max_qps.Limits(2.0, 2.0), max_qps.Limits(2.0, None)])
+def test_the_search_ends_between_a_rate_that_passes_and_one_that_fails(capacity, limits):
+    def level(rate, count):
+        assert count == max(100, np.ceil(5.0 * rate))
         slow = 0.02 if rate <= capacity else 0.05  # of the requests, 3 % are tolerated
         times = np.ones(count)
         times[: round(count * slow)] = 9
         return [(first, 1.0) for first in times]
 
-    monkeypatch.setattr(max_qps, "_level", level)
-    arguments = argparse.Namespace(requests=100, steps=4, duration=8)
-    rows = list(max_qps._search(None, arguments, "dense", max_qps.Limits(2.0, 2.0), 1.0))
+    rows = list(max_qps.search(level, limits, 1.0, 5.0, 100, 4))
     passing = max(row["rate"] for row in rows if row["passes"])
     failing = min(row["rate"] for row in rows if not row["passes"])
     assert passing <= capacity < failing
     assert failing / passing < 1.05
 
 
-def test_what_the_plugin_costs_is_taken_within_a_round():
+def test_what_the_plugin_costs_is_taken_within_a_round_from_both_runs_on_either_server():
     rows = [
-        {"stock": {"ttft": ms, "itl": 2.0}, "plugin": {"ttft": 1.1 * ms, "itl": 2.0}, "stock_again": {"ttft": ms, "itl": 1.0}}
+        {
+            "stock": {"ttft": ms, "itl": 2.0},
+            "plugin": {"ttft": 1.5 * ms, "itl": 2.0},
+            "stock_again": {"ttft": 3 * ms, "itl": 1.0},
+            "plugin_again": {"ttft": 3.5 * ms, "itl": 1.0},
+        }
         for ms in (10.0, 30.0, 20.0)
     ]
     ttft, itl = overhead.table(rows).splitlines()[2:]
     ttft, itl = ([cell.strip() for cell in line.strip("|").split("|")] for line in (ttft, itl))
-    assert ttft[1:3] == ["20.00", "1.1000 [1.1000, 1.1000]"]
-    assert itl[2:4] == ["1.0000 [1.0000, 1.0000]", "0.5000 [0.5000, 0.5000]"]
-    assert ttft[4:] == ["2.0000 [1.0000, 3.0000]", "0.0000 [0.0000, 0.0000]"]
-    assert itl[4:] == ["0.0000 [0.0000, 0.0000]", "-1.0000 [-1.0000, -1.0000]"]
+    assert ttft[1:4] == ["40.00", "1.2500 [1.2500, 1.2500]", "3.0000 [3.0000, 3.0000]"]
+    assert ttft[4:] == ["10.0000 [5.0000, 15.0000]", "40.0000 [20.0000, 60.0000]"]
+    assert itl[1:] == ["1.50", *(f"{one} [{one}, {one}]" for one in ("1.0000", "0.5000", "0.0000", "-1.0000"))]
 
 
 def test_figures_of_the_load_benchmark():
@@ -114,4 +118,45 @@ def test_every_pair_is_one_that_transformers_and_the_draft_check_accept(name, tm
     assert about
     assert len({config.vocab_size for config in configs}) == 1
     assert len(AutoTokenizer.from_pretrained(tmp_path / "target")) <= configs[0].vocab_size
-    assert configs[0].vocab_size >= pairs.VOCABULARY
+    assert configs[0].vocab_size >= launch.VOCABULARY
+
+
+def test_a_profile_counts_each_operator_without_what_it_calls():
+    def event(cat, name, start, dur):
+        return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": dur, "pid": 1, "tid": 2}
+
+    events = [
+        event("user_annotation", "scheduler.run_batch", 0, 90_000),
+        event("user_annotation", "spec_prefill.draft", 1_000, 30_000),
+        event("user_annotation", "step[DRAFT bs=1 toks=8]", 2_000, 20_000),
+        event("cpu_op", "aten::linear", 3_000, 10_000),
+        event("cpu_op", "aten::addmm", 4_000, 8_000),
+        event("user_annotation", "step[EXTEND bs=1 toks=8]", 40_000, 30_000),
+        event("cpu_op", "aten::linear", 41_000, 25_000),
+        event("cpu_op", "aten::copy_", 80_000, 1_000),
+        {"ph": "M", "name": "process_name"},
+    ]
+    assert profile.own_ms(events) == {
+        ("draft", "(between operators)"): 20,
+        ("draft", "aten::linear"): 2,
+        ("draft", "aten::addmm"): 8,
+        ("target", "(between operators)"): 5,
+        ("target", "aten::linear"): 25,
+        ("rest", "aten::copy_"): 1,
+    }
+    kernel = {**event("kernel", "gemm", 5_000, 2_000), "tid": 7}  # then the accelerator's time is what counts
+    assert profile.own_ms([*events, {**kernel, "cat": "gpu_user_annotation", "name": "spec_prefill.score"}, kernel]) == {
+        ("score", "gemm"): 2,
+        ("score", "(between operators)"): 0,
+    }
+
+
+def test_a_profile_names_the_largest_and_sums_up_the_others(tmp_path):
+    own = [{"stage": "draft", "operator": "a", "ms": 6.0}, {"stage": "target", "operator": "b", "ms": 3.0}]
+    rows = [{"own": [*own, {"stage": "draft", "operator": "c", "ms": 1.0}]}, {"own": own[:1]}]
+    assert profile.table(rows, most=1).splitlines()[2:] == [
+        "| draft | `a` | 6.0 | 75.0 % |",
+        "|  | all others | 2.0 | 25.0 % |",
+    ]
+    profile.plot(rows, tmp_path / "profile.png", most=1)
+    assert (tmp_path / "profile.png").stat().st_size > 0
