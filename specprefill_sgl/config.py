@@ -140,10 +140,8 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
         _out_of_range("protect_roles", "roles separated by commas", ",".join(config.protect_roles))
     if config.pool_kernel % 2 == 0:
         _out_of_range("pool_kernel", "odd", config.pool_kernel)
-    needed = max(config.min_tokens, 1) + config.lookahead  # a smaller pool would make every prompt dense
-    if config.draft_max_tokens is not None and config.draft_max_tokens < needed:
-        least = f"at least {flag('min_tokens')} plus {flag('lookahead')}, {needed}"
-        _out_of_range("draft_max_tokens", least, config.draft_max_tokens)
+    if config.draft_max_tokens is not None and config.draft_max_tokens <= config.lookahead:
+        _out_of_range("draft_max_tokens", f"more than {flag('lookahead')}", config.draft_max_tokens)
     return config
 
 

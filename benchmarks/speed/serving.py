@@ -43,6 +43,7 @@ def main() -> None:
             row = {"method": mode, "length": arguments.length, "keep_ratio": arguments.keep_ratio, "number": number}
             row["settings"] = {"rate": rate, "prompts": arguments.prompts, "output_tokens": arguments.output_tokens}
             row["settings"] |= {"goodput": arguments.goodput, "chunked_prefill_size": arguments.chunked_prefill_size}
+            row["settings"] |= {"options": arguments.option}
             if row not in results:
                 results.add({**row, **_measure(servers, arguments, mode, rate, number, Path(folder))})
     rows = read(out)

@@ -57,7 +57,8 @@ def _without_roles(body: dict, request: Any) -> dict:
 
 
 _NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')
-_READ_IN = {"/completions": "custom_params", "/invocations": "custom_params", "/generate": "sampling_params.custom_params"}
+_COMPLETIONS = ("/v1/completions", "/v1/chat/completions", "/invocations")
+_READ_IN = {"/generate": "sampling_params.custom_params", **dict.fromkeys(_COMPLETIONS, "custom_params")}
 _ELSEWHERE = "a request to /generate or an OpenAI completion route"
 
 
@@ -79,26 +80,24 @@ async def check_json(original: Any, request: Any) -> Any:
         raise _bad_request(f"{field} must be a finite number, got {value}.") from None
     if isinstance(body, dict):
         try:
-            _check_places(body, request.url.path)
+            _check_places(body, request.url.path.removeprefix(request.scope.get("root_path", "")))
         except RequestError as error:
             raise _bad_request(str(error)) from None
     return body
 
 
 def _check_places(body: dict, path: str) -> None:
-    """Refuse fields where this route does not read them, and where nothing does (`extra_body` is the OpenAI client's own)."""
-    ollama = path.startswith("/api/")
-    read_in = next((place for end, place in _READ_IN.items() if path.endswith(end) and not ollama), None)
+    """Refuse fields where this route does not read them, and where nothing does (`extra_body` is the OpenAI client's)."""
     for place, fields in _places(body):
-        if place != read_in:
-            _refuse_misplaced(fields, read_in or _ELSEWHERE)
+        if place != _READ_IN.get(path):
+            _refuse_misplaced(fields, _READ_IN.get(path, _ELSEWHERE))
 
 
 def _places(body: dict) -> Iterator[tuple[str, Any]]:
     """Where fields may be meant to be."""
     yield "", body
     yield "custom_params", body.get("custom_params")
-    for outer in ("sampling_params", "extra_body"):
+    for outer in ("sampling_params", "extra_body", "options"):
         values = body.get(outer)
         for fields in values if isinstance(values, list) else [values]:
             if isinstance(fields, dict):

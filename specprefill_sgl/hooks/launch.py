@@ -31,8 +31,9 @@ def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> Non
         ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
         ("config", str, "JSON file with the same names; flags and environment beat it."),
     ):
-        default = getattr(_DEFAULTS, name, None)
-        group.add_argument(flag(name), type=kind, default=None, help=f"{text} Default {default}." if default else text)
+        if (default := getattr(_DEFAULTS, name, None)) not in (None, "", ()):
+            text = f"{text} Default {default}."
+        group.add_argument(flag(name), type=kind, default=None, help=text)
 
 
 def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args: Any) -> None:
@@ -83,11 +84,6 @@ def _check(resolved: SpecPrefillConfig, server_args: Any) -> None:
     target = compat.target_model_config(server_args)
     draft = compat.draft_model_config(resolved, server_args, target=target)
     compat.check_models(target, draft)
-    if draft.context_len < resolved.min_tokens + resolved.lookahead:
-        raise ConfigError(
-            f"{flag('draft_model_path')} {resolved.draft_model_path} reads {draft.context_len} tokens, less than "
-            f"{flag('min_tokens')} plus {flag('lookahead')}: every prompt would be prefilled dense."
-        )
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
 
 

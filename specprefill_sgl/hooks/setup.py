@@ -47,6 +47,14 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
             MAX_POOL,
             MAX_HEAD_DIM,
         )
+    longest = min(draft.context_len, draft.max_tokens) - config.lookahead
+    if longest < config.min_tokens:
+        logger.warning(
+            "--spec-prefill: the draft has room for prompts of %d tokens; only requests that lower %s, %d, can be sparse.",
+            longest,
+            flag("min_tokens"),
+            config.min_tokens,
+        )
     if scheduler.tp_worker.model_runner.sliding_window_size:
         logger.warning(
             "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."

@@ -34,11 +34,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             os.environ.setdefault(_BINDING, cores_per_rank(sorted(os.sched_getaffinity(0)), ranks))
 
     def get_torch_profiler_activity_str(self) -> str:
-        """What `/start_profile` records; without it that request ends an out-of-tree platform's server."""
-        return "CPU"
+        """No activity of torch's: SGLang profiles CPUs anyway, and asks every out-of-tree platform for one more."""
+        return "CPU_PLATFORM"
 
     def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
-        """The same, as torch says it."""
+        """What that name would record."""
         return torch.profiler.ProfilerActivity.CPU
 
     def init_backend(self) -> None:

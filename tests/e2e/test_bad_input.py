@@ -86,6 +86,8 @@ def test_misplaced_fields_are_not_ignored(server, route):
         ("/v1/completions", ("sampling_params",)),
         ("/v1/chat/completions", ("extra_body", "custom_params")),
         ("/v1/chat/completions", ("extra_body",)),
+        ("/api/generate", ("options",)),
+        ("/encode", ("sampling_params", "custom_params")),
     ],
 )
 def test_fields_where_another_route_reads_them_are_not_ignored(server, route, place):

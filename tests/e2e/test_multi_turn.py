@@ -192,7 +192,7 @@ def test_an_aborted_turn_is_not_continued(server):
                     assert server.post("/abort_request", {"rid": "aborted-turn"}).status_code == 200
     assert chunks[-1]["meta_info"]["finish_reason"]["type"] == "abort"
     assert server.state()["spec_prefill"]["unanswered_turns"] == 0
-    _, info, _ = _ask(server, ids + chunks[1]["output_ids"] + prompt_ids(100, seed=93))
+    _, info, _ = _ask(server, ids + chunks[-1]["output_ids"] + prompt_ids(100, seed=93))
     assert info["applied"]
     assert info["positions"] == sorted(info["positions"])
 

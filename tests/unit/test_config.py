@@ -51,7 +51,6 @@ def test_environment_alone_switches_on(tmp_path):
         ({**ON, "pool_kernel": 4}, "--spec-prefill-pool-kernel"),
         ({**ON, "keep_first": -1}, "--spec-prefill-keep-first"),
         ({**ON, "draft_max_tokens": 8}, "--spec-prefill-draft-max-tokens"),
-        ({**ON, "draft_max_tokens": 1031}, "--spec-prefill-draft-max-tokens"),  # one less than the shortest sparse prompt takes
         ({**ON, "config": "/no/such/file"}, "--spec-prefill-config"),
     ],
 )
@@ -79,10 +78,6 @@ def test_bad_environment_is_refused(content, named, tmp_path):
     with pytest.raises(ConfigError) as error:
         resolve({}, {ENVIRONMENT_VARIABLE: str(file)})
     assert named in str(error.value)
-
-
-def test_the_smallest_pool_holds_the_shortest_sparse_prompt():
-    assert resolve({**ON, "draft_max_tokens": 1032}, {}).draft_max_tokens == 1032
 
 
 def test_a_home_directory_is_found():
