@@ -2,6 +2,8 @@
 
 It ignores `layer.logit_cap` (Gemma 2 and its like), which answers wrongly, and its cap of the final logits is a Triton kernel
 on every out-of-tree platform, which fails. In decodes with grouped query heads torch copies every key for each of its heads.
+What extends a prefix attends from the prefix again and drops that: with chunked prefill the cost grows with the cube of the
+prompt, and a cached prefix saves nothing.
 """
 
 import torch
@@ -12,7 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class TorchAttention(TorchNativeAttnBackend):
-    """`torch_native` with cap * tanh(logits / cap) for decoder layers that ask for it, and grouped decodes without copies."""
+    """`torch_native` with cap * tanh(logits / cap) for decoder layers that ask for it, grouped decodes without copies, and
+    extends that attend from new tokens only.
+    """
 
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True):
         """[tokens, heads * head_dim] -> [tokens, heads * v_head_dim]; causal over the sequence."""
@@ -28,12 +32,41 @@ class TorchAttention(TorchNativeAttnBackend):
         starts = (forward_batch.seq_lens - 1).tolist()
         return self._capped(q, k, v, layer, forward_batch, save_kv_cache, starts, [1] * len(starts))
 
+    def _run_sdpa_forward_extend(
+        self,
+        query,
+        output,
+        k_cache,
+        v_cache,
+        req_to_token,
+        req_pool_indices,
+        seq_lens,
+        extend_prefix_lens,
+        extend_seq_lens,
+        encoder_lens=None,
+        **options,
+    ):
+        """A decoder's new tokens onto all of its own keys; anything else is left to SGLang."""
+        same_dim = query.shape[-1] == v_cache.shape[-1]  # else torch has no fused attention that tells its normaliser
+        if not (_is_plain(encoder_lens, options) and options["causal"] and same_dim):
+            lengths = (seq_lens, extend_prefix_lens, extend_seq_lens)
+            caches = (k_cache, v_cache, req_to_token, req_pool_indices)
+            return super()._run_sdpa_forward_extend(query, output, *caches, *lengths, encoder_lens, **options)
+        requests = zip(req_pool_indices.tolist(), extend_prefix_lens.tolist(), extend_seq_lens.tolist(), strict=True)
+        done = 0
+        for row, start, length in requests:
+            slots = req_to_token[row, : start + length]
+            keys, values = (cache.index_select(0, slots).movedim(0, 1).to(query.dtype) for cache in (k_cache, v_cache))
+            new = query[done : done + length].movedim(0, 1)
+            output[done : done + length] = _attend_new(new, keys, values, start, options["scaling"]).movedim(0, 1)
+            done += length
+        return output
+
     def _run_sdpa_forward_decode(
         self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, encoder_lens, **options
     ):
         """Grouped heads onto all of a decoder's own keys; anything else is left to SGLang."""
-        plain = encoder_lens is None and options["sliding_window_size"] is None and not options["is_cross_attn"]
-        if not (plain and options["enable_gqa"]):
+        if not (_is_plain(encoder_lens, options) and options["enable_gqa"]):
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
             return super()._run_sdpa_forward_decode(query, output, *caches, seq_lens, encoder_lens, **options)
         for row, length, one, out in zip(req_pool_indices.tolist(), seq_lens.tolist(), query, output, strict=True):
@@ -55,6 +88,37 @@ class TorchAttention(TorchNativeAttnBackend):
             outputs.append(_attend(queries[done : done + length], keys[slots], values[slots], layer, start))
             done += length
         return torch.cat(outputs).reshape(-1, layer.tp_q_head_num * layer.v_head_dim)
+
+
+def _is_plain(encoder_lens: torch.Tensor | None, options: dict) -> bool:
+    """Whether a layer's queries see their own sequence, and all of it."""
+    return encoder_lens is None and options["sliding_window_size"] is None and not options["is_cross_attn"]
+
+
+def _attend_new(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, scaling: float) -> torch.Tensor:
+    """Queries at positions `start`.. onto the prefix, all of which they see, and causally onto themselves.
+
+    [heads, n, dim], [kv_heads, start + n, dim] -> [heads, n, dim]. The two softmaxes are made one by their normalisers, in
+    float32.
+    """
+    group = len(queries) // len(keys)
+    own_keys, own_values = (one[:, start:].repeat_interleave(group, dim=0) for one in (keys, values))
+    onto_own, own_lse = _fused_attention(queries, own_keys, own_values, scaling, causal=True)
+    if start == 0:
+        return onto_own
+    rows = queries.reshape(len(keys), -1, queries.shape[-1])  # the heads of one key head as rows of one product
+    onto_prefix, prefix_lse = _fused_attention(rows, keys[:, :start], values[:, :start], scaling, causal=False)
+    weight = torch.sigmoid(prefix_lse.reshape(own_lse.shape) - own_lse)[..., None]
+    return torch.lerp(onto_own.float(), onto_prefix.reshape(onto_own.shape).float(), weight).to(queries.dtype)
+
+
+def _fused_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, *, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `scaled_dot_product_attention` runs on a CPU, with the logarithm of its normalisers, float32 [heads, n]."""
+    run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = run(queries[None], keys[None], values[None], 0.0, causal, scale=scaling)
+    return out[0], lse[0]
 
 
 def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer, start: int) -> torch.Tensor:

@@ -53,3 +53,46 @@ def test_grouped_decodes_are_those_of_the_backend_they_replace(heads, kv_heads):
         backend._run_sdpa_forward_decode(backend.__new__(backend), *arguments, **options, sliding_window_size=None)
         results.append(output)
     torch.testing.assert_close(*results)
+
+
+_EXTENDS = [(0, 5), (7, 1), (9, 6)]  # cached and new tokens of three requests
+
+
+def _extend(backend, heads, kv_heads, dtype):
+    import torch
+
+    torch.manual_seed(0)
+    keys, values = (torch.randn(50, kv_heads, 16).to(dtype) for _ in range(2))
+    query = torch.randn(sum(new for _, new in _EXTENDS), heads, 16).to(dtype)
+    output, rows = torch.full_like(query, torch.nan), torch.randperm(50)[:48].view(3, 16)
+    lengths = (torch.tensor([start + new for start, new in _EXTENDS]), *map(torch.tensor, zip(*_EXTENDS, strict=True)))
+    options = {"scaling": 0.3, "enable_gqa": heads != kv_heads, "causal": True, "is_cross_attn": False}
+    arguments = (query, output, keys, values, rows, torch.tensor([2, 0, 1]), *lengths, None)
+    return backend._run_sdpa_forward_extend(backend.__new__(backend), *arguments, **options, sliding_window_size=None)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 1), (8, 8)])
+def test_extends_are_those_of_the_backend_they_replace(heads, kv_heads):
+    import torch
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+
+    from specprefill_sgl.platforms.torch_attention import TorchAttention
+
+    wanted = _extend(TorchNativeAttnBackend, heads, kv_heads, torch.float64)
+    for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 0.03)):
+        torch.testing.assert_close(_extend(TorchAttention, heads, kv_heads, dtype).double(), wanted, atol=error, rtol=0)
+
+
+def test_a_cached_prefix_is_not_attended_from_again():
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    from specprefill_sgl.platforms.torch_attention import TorchAttention
+
+    def flops(query, key, value, *_args, **_kwargs):
+        return sdpa_flop_count(query, key, value)
+
+    counted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flops}
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+        _extend(TorchAttention, 4, 2, torch.float32)
+    assert counter.get_total_flops() == sum(4 * 4 * 16 * new * (start + new) for start, new in _EXTENDS)
