@@ -10,10 +10,10 @@ from matplotlib import pyplot as plt
 
 @contextlib.contextmanager
 def axes(path: Path, xlabel: str, ylabel: str) -> Iterator[Any]:
-    """Axes to draw on; labelled, given a legend and written as PNG at the end."""
+    """Axes to draw on; labelled, given a legend beside them and written as PNG at the end."""
     figure, drawn = plt.subplots(figsize=(7, 5))
     yield drawn
     drawn.set(xlabel=xlabel, ylabel=ylabel)
-    drawn.legend()
+    drawn.legend(loc="upper left", bbox_to_anchor=(1, 1))  # "best" covers bars
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
