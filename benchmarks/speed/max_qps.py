@@ -2,7 +2,7 @@
 
 Open loop at a constant gap. A level fails when more than 3 % of its requests exceed the limit on the time to the first token,
 or on the whole request. `python -m benchmarks.speed.max_qps` searches for one mode after the other in one run; every level is
-a row.
+a row. With `--rates` it measures these levels and no others, to see in long ones what a search can sustain.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks.speed.servers import Servers, Sizes, serve
 from benchmarks.speed.streams import open_loop
 
 _TOLERATED = 0.03
+_MODES = ("dense", "sparse")
 
 
 class Limits(NamedTuple):
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="how narrow: the rates found differ by 2 ** 0.5 ** STEPS")
     parser.add_argument("--ttft-limit", type=float, help="seconds; default: twice a dense request alone")
     parser.add_argument("--limit", type=float, help="seconds of a whole request; default: three times a dense one alone")
+    parser.add_argument("--rates", type=float, nargs="+", help="levels, requests a second, instead of a search")
+    parser.add_argument("--modes", nargs="+", choices=_MODES, default=_MODES)
     parser.add_argument("--first-token-only", action="store_true", help="no limit on whole requests")
     arguments = parser.parse_args()
     out = shared.rows_of("max_qps", arguments)
@@ -58,19 +61,36 @@ def main() -> None:
         whole = None if arguments.first_token_only else arguments.limit or 3 * alone["dense"][1]
         limits = Limits(arguments.ttft_limit or 2 * alone["dense"][0], whole)
         duration_s = arguments.duration * alone["dense"][1]
-        for mode in ("dense", "sparse"):
+        for mode in arguments.modes:
             level = functools.partial(_level, servers, arguments, mode)
-            for row in search(level, limits, 1 / alone[mode][0], duration_s, arguments.requests, arguments.steps):
+            judged = functools.partial(judge, level, limits, duration_s, arguments.requests)
+            found = map(judged, arguments.rates) if arguments.rates else search(judged, 1 / alone[mode][0], arguments.steps)
+            for row in tqdm(found, desc=f"{mode} levels"):
                 results.add({"method": mode, "length": arguments.length, "keep_ratio": arguments.keep_ratio, **row})
     rows = read(out)
-    print(table(rows))
+    print(levels_table(rows))
+    if not arguments.rates:
+        print(f"\n{table(rows)}")
     plot(rows, out.with_suffix(".png"))
+
+
+def levels_table(rows: list[dict]) -> str:
+    """Markdown: every level; where TTFT grows from its first half to its second, a backlog does."""
+    head = ("mode", "rate /s", "requests", "passes", "TTFT median s, first half", "second half", "TTFT max s", "whole max s")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in sorted(rows, key=lambda row: (row["method"], row["rate"])):
+        first, whole = np.array(row["times"]).T
+        seconds = [*(np.median(half) for half in np.array_split(first, 2)), first.max(), whole.max()]
+        cells = (row["method"], f"{row['rate']:.3f}", str(len(first)), "yes" if row["passes"] else "no")
+        cells = (*cells, *(f"{one:.1f}" for one in seconds))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(rows: list[dict]) -> str:
     """Markdown: the highest passing and the lowest failing rate of each mode."""
     lines = ["| mode | TTFT limit s | limit s | passes at | fails at | median TTFT s there |", "|---" * 6 + "|"]
-    for mode in ("dense", "sparse"):
+    for mode in _MODES:
         mine = [row for row in rows if row["method"] == mode]
         best = max((row for row in mine if row["passes"]), key=lambda row: row["rate"], default=None)
         worst = min((row for row in mine if not row["passes"]), key=lambda row: row["rate"], default=None)
@@ -80,14 +100,14 @@ def table(rows: list[dict]) -> str:
         first, whole = best["limits"]
         limits = f"{first:.2f} | {'none' if whole is None else f'{whole:.2f}'}"
         lines.append(f"| {mode} | {limits} | {best['rate']:.3f}/s | {worst['rate']:.3f}/s | {median:.2f} |")
-    rates = {mode: max(row["rate"] for row in rows if row["method"] == mode and row["passes"]) for mode in ("dense", "sparse")}
+    rates = {mode: max(row["rate"] for row in rows if row["method"] == mode and row["passes"]) for mode in _MODES}
     return "\n".join([*lines, "", f"sparse / dense: {rates['sparse'] / rates['dense']:.2f}x"])
 
 
 def plot(rows: list[dict], path: Path) -> None:
     """Median TTFT of every level over its rate, a line per mode; levels that fail are crosses."""
     with drawing.axes(path, "requests /s", "TTFT, s (crosses: the level fails)") as axes:
-        for mode in ("dense", "sparse"):
+        for mode in sorted({row["method"] for row in rows}):
             levels = sorted(
                 (row["rate"], float(np.median([first for first, _ in row["times"]])), row["passes"])
                 for row in rows
@@ -99,31 +119,25 @@ def plot(rows: list[dict], path: Path) -> None:
         axes.axhline(rows[0]["limits"][0], linestyle=":", color="gray", label="limit")
 
 
-def search(
-    level: Callable[[float, int], list[tuple[float, float]]],
-    limits: Limits,
-    rate: float,
-    duration_s: float,
-    requests: int,
-    steps: int,
-) -> Iterator[dict]:
-    """Rows: the rate grows or falls by the root of two until one passes and one fails, then it is bisected in ratio.
+def judge(
+    level: Callable[[float, int], list[tuple[float, float]]], limits: Limits, duration_s: float, requests: int, rate: float
+) -> dict:
+    """The row of one level. `level` takes a rate and how many requests, and gives seconds to the first token and to the end."""
+    times = level(rate, max(requests, math.ceil(duration_s * rate)))
+    exceeded = sum(first > limits.first_token or whole > (limits.whole or math.inf) for first, whole in times)
+    return {"rate": rate, "passes": exceeded <= _TOLERATED * len(times), "limits": list(limits), "times": times}
 
-    `level` takes a rate and how many requests, and gives seconds to the first token and to the end of each.
-    """
+
+def search(judged: Callable[[float], dict], rate: float, steps: int) -> Iterator[dict]:
+    """Rows: the rate grows or falls by the root of two until one passes and one fails, then it is bisected in ratio."""
     low = high = None
-    with tqdm(desc="levels") as bar:
-        for _ in range(12 + steps):
-            times = level(rate, max(requests, math.ceil(duration_s * rate)))
-            exceeded = sum(first > limits.first_token or whole > (limits.whole or math.inf) for first, whole in times)
-            passes = exceeded <= _TOLERATED * len(times)
-            bar.set_postfix(rate=round(rate, 3), passes=passes)
-            bar.update()
-            yield {"rate": rate, "passes": passes, "limits": list(limits), "times": times}
-            low, high = (rate, high) if passes else (low, rate)
-            if low and high and high / low < 2 ** (0.5**steps) * 1.001:
-                return
-            rate = (low * high) ** 0.5 if low and high else rate * 2 ** (0.5 if passes else -0.5)
+    for _ in range(12 + steps):
+        row = judged(rate)
+        yield row
+        low, high = (rate, high) if row["passes"] else (low, rate)
+        if low and high and high / low < 2 ** (0.5**steps) * 1.001:
+            return
+        rate = (low * high) ** 0.5 if low and high else rate * 2 ** (0.5 if row["passes"] else -0.5)
 
 
 def _alone(servers: Servers, arguments: argparse.Namespace, mode: str) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """The speed benchmarks' own arithmetic, on made-up rows."""
 
+import functools
 import json
 
 import numpy as np
@@ -75,11 +76,17 @@ def test_the_search_ends_between_a_rate_that_passes_and_one_that_fails(capacity,
         times[: round(count * slow)] = 9
         return [(first, 1.0) for first in times]
 
-    rows = list(max_qps.search(level, limits, 1.0, 5.0, 100, 4))
+    rows = list(max_qps.search(functools.partial(max_qps.judge, level, limits, 5.0, 100), 1.0, 4))
     passing = max(row["rate"] for row in rows if row["passes"])
     failing = min(row["rate"] for row in rows if not row["passes"])
     assert passing <= capacity < failing
     assert failing / passing < 1.05
+
+
+def test_a_backlog_shows_in_the_halves_of_a_level():
+    times = [(first, first + 1.0) for first in (1.0, 1.0, 1.2, 5.0, 6.0, 8.0)]
+    row = {"method": "sparse", "rate": 0.5, "passes": True, "limits": [9.0, None], "times": times}
+    assert max_qps.levels_table([row]).splitlines()[2] == "| sparse | 0.500 | 6 | yes | 1.0 | 6.0 | 8.0 | 9.0 |"
 
 
 def test_what_the_plugin_costs_is_taken_within_a_round_from_both_runs_on_either_server():
