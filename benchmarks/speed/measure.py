@@ -23,9 +23,9 @@ def compare(
 
     `dense_again` repeats `dense` and shows the noise, `dense_with_plugin` is a dense request to the server with SpecPrefill.
     `draft_alone` and `target_alone` are stock SGLang with the draft on the prompts and with the target on prompts of as many
-    tokens as were kept: the two parts of the bound. `floor` is a prompt of a few tokens, dense: what HTTP, tokenizer manager
-    and scheduler take whatever the prompt; both parts contain it. `peak_mib` is the most memory that the server with
-    SpecPrefill has had since it started.
+    tokens as were kept: the two parts of the bound. `floor` is a prompt of a few tokens on the draft: what HTTP, tokenizer
+    manager and scheduler take whatever the prompt, with little of a model's own time; both parts contain it. `peak_mib` is the
+    most memory that the server with SpecPrefill has had since it started.
     """
     draw = random.Random(f"{length}/{batch}/{number}")
     prompts = [launch.random_ids(draw, length) for _ in range(batch)]
@@ -49,7 +49,7 @@ def compare(
         "draft_alone": lambda: first_tokens_ms(servers.draft, prompts, off)[0],
         "dense_again": lambda: first_tokens_ms(servers.dense, prompts, off)[0],
         "dense_with_plugin": lambda: first_tokens_ms(servers.sparse, prompts, {"spec_prefill": False})[0],
-        "floor": lambda: first_tokens_ms(servers.dense, [launch.random_ids(draw, 4) for _ in prompts], off)[0],
+        "floor": lambda: first_tokens_ms(servers.draft, [launch.random_ids(draw, 4) for _ in prompts], off)[0],
         "target_alone": lambda: first_tokens_ms(servers.dense, [launch.random_ids(draw, count) for count in kept], off)[0],
     }
     names = [name for name in measurements if wanted is None or name in wanted]
