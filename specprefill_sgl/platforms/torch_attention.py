@@ -55,8 +55,7 @@ class TorchAttention(TorchNativeAttnBackend):
         requests = zip(req_pool_indices.tolist(), extend_prefix_lens.tolist(), extend_seq_lens.tolist(), strict=True)
         done = 0
         for row, start, length in requests:
-            slots = req_to_token[row, : start + length]
-            keys, values = (cache.index_select(0, slots).movedim(0, 1).to(query.dtype) for cache in (k_cache, v_cache))
+            keys, values = _read((k_cache, v_cache), req_to_token[row, : start + length], query.dtype)
             new = query[done : done + length].movedim(0, 1)
             output[done : done + length] = _attend_new(new, keys, values, start, options["scaling"]).movedim(0, 1)
             done += length
@@ -70,8 +69,7 @@ class TorchAttention(TorchNativeAttnBackend):
             caches = (k_cache, v_cache, req_to_token, req_pool_indices)
             return super()._run_sdpa_forward_decode(query, output, *caches, seq_lens, encoder_lens, **options)
         for row, length, one, out in zip(req_pool_indices.tolist(), seq_lens.tolist(), query, output, strict=True):
-            slots = req_to_token[row, :length]
-            keys, values = (cache.index_select(0, slots).movedim(0, 1).to(one.dtype) for cache in (k_cache, v_cache))
+            keys, values = _read((k_cache, v_cache), req_to_token[row, :length], one.dtype)
             out.copy_(_attend_last(one, keys, values, options["scaling"]))
         return output
 
@@ -93,6 +91,11 @@ class TorchAttention(TorchNativeAttnBackend):
 def _is_plain(encoder_lens: torch.Tensor | None, options: dict) -> bool:
     """Whether a layer's queries see their own sequence, and all of it."""
     return encoder_lens is None and options["sliding_window_size"] is None and not options["is_cross_attn"]
+
+
+def _read(caches: tuple[torch.Tensor, ...], slots: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+    """What the slots hold, heads first: [slots, kv_heads, dim] of each paged buffer -> [kv_heads, N, dim]."""
+    return [cache.index_select(0, slots).movedim(0, 1).to(dtype) for cache in caches]
 
 
 def _attend_new(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, scaling: float) -> torch.Tensor:
