@@ -14,17 +14,24 @@ _NAME = "specprefill_reference"
 _record: list[dict] | None = None  # one entry per forward: layer -> what its attention saw
 
 
-def _attention(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, sliding_window=None, **_):
-    """Exact attention: query [1, H, q, d], key and value [1, Hkv, k, d] -> [1, q, H, d]; records what it sees."""
+def _attention(
+    module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, sliding_window=None, s_aux=None, **_
+):
+    """Exact attention: query [1, H, q, d], key and value [1, Hkv, k, d] -> [1, q, H, d]; records what it sees.
+
+    `s_aux` [H] are sinks: one more logit per head, whose weight goes nowhere.
+    """
     if _record is not None:
-        _record[-1][module.layer_idx] = (query[0], key[0], scaling, softcap, sliding_window)
+        _record[-1][module.layer_idx] = (query[0], key[0], scaling, softcap, sliding_window, s_aux)
     group = query.shape[1] // key.shape[1]
     logits = query @ key.repeat_interleave(group, dim=1).transpose(-1, -2) * scaling
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     if attention_mask is not None:
         logits = logits + attention_mask[..., : key.shape[2]]
-    weights = logits.float().softmax(dim=-1)
+    if s_aux is not None:
+        logits = torch.cat([logits, s_aux.reshape(1, -1, 1, 1).expand(1, -1, logits.shape[2], 1)], dim=-1)
+    weights = logits.float().softmax(dim=-1)[..., : key.shape[2]]
     return (weights @ value.repeat_interleave(group, dim=1)).transpose(1, 2).contiguous(), weights
 
 
@@ -34,21 +41,21 @@ AttentionMaskInterface.register(_NAME, eager_mask)
 
 @torch.no_grad()
 def _forward(model, ids, positions, cache):
-    """Logits of the last token; causal over what is in the cache and these tokens, whatever their positions are."""
+    """Logits of the last token; causal over what is in the cache and these tokens, whatever their positions are.
+
+    `cache` is None or transformers' cache and how many tokens are in it.
+    """
     model.set_attn_implementation(_NAME)
-    past = cache.get_seq_length() if cache is not None else 0
-    length = len(ids)
-    visible = torch.arange(past + length)[None, :] <= torch.arange(past, past + length)[:, None]
-    mask = torch.zeros(1, 1, length, past + length).masked_fill(~visible, torch.finfo(torch.float32).min)
+    past, seen = (None, 0) if cache is None else cache
     out = model(
         input_ids=torch.tensor([list(ids)]),
         position_ids=torch.tensor([list(positions)]),
-        attention_mask=mask,
-        past_key_values=cache,
+        attention_mask=torch.ones(1, seen + len(ids), dtype=torch.long),  # none is padding: each layer makes its own mask
+        past_key_values=past,
         use_cache=True,
         logits_to_keep=1,
     )
-    return out.logits[0, -1].float(), out.past_key_values
+    return out.logits[0, -1].float(), (out.past_key_values, seen + len(ids))
 
 
 @torch.no_grad()
@@ -74,13 +81,15 @@ def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
     importance = torch.zeros(n)
     for t in range(votes):
         best = torch.zeros(n)
-        for layer, (_, keys, scaling, softcap, _) in layers.items():
+        for layer, (_, keys, scaling, softcap, _, sinks) in layers.items():
             query = seen[t][layer][0][:, -1]  # [H, d]
             keys_of_heads = keys.repeat_interleave(query.shape[0] // keys.shape[0], dim=0)  # [H, N, d]
             logits = torch.einsum("hd,hjd->hj", query, keys_of_heads[:, :n]) * scaling
             if softcap:
                 logits = softcap * torch.tanh(logits / softcap)
-            attention = logits.softmax(dim=-1)
+            if sinks is not None:
+                logits = torch.cat([logits, sinks[:, None]], dim=-1)
+            attention = logits.softmax(dim=-1)[:, :n]
             pooled = avg_pool1d(attention[:, None], pool_kernel, stride=1, padding=pool_kernel // 2)[:, 0]
             best = torch.maximum(best, pooled.amax(dim=0))
         importance += best

@@ -1,0 +1,58 @@
+"""Tiny random models of the attention families SGLang serves, in Hugging Face format, with the tokenizer of all tiny models.
+
+One file per family; a model is a row. Any of them can be a target, and a draft for any other: they share one vocabulary.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from tests.support.families import delta, latent, mixture, scan, windowed
+from tests.support.families.family import Family
+from tests.support.tiny_models import EOS, VOCABULARY, tokenizer
+
+FAMILIES: dict[str, Family] = {
+    **mixture.FAMILIES,
+    **windowed.FAMILIES,
+    **latent.FAMILIES,
+    **delta.FAMILIES,
+    **scan.FAMILIES,
+}
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": EOS,
+    "pad_token_id": 2,
+    "initializer_range": 0.2,  # wide, so that attention is peaked and greedy tokens do not hang on float noise
+}
+
+
+def save(name: str, folder: Path, seed: int = 7) -> Path:
+    """Write a family's model with its tokenizer; returns its directory."""
+    import transformers
+
+    family = FAMILIES[name]
+    config = getattr(transformers, family.config_class)(**{**_COMMON, **family.settings})
+    torch.manual_seed(seed)
+    model = getattr(transformers, family.model_class)(config).float()
+    _spread(model)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, **family.written}))
+    return folder
+
+
+def _spread(model: torch.nn.Module) -> None:
+    """Give biases, norms and sinks values that matter: an implementation that drops them must fail."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") and "correction" not in name:
+                parameter.normal_(std=0.1)
+            elif "q_norm" in name or "k_norm" in name:
+                parameter.uniform_(1.0, 1.6)
+            elif name.endswith("sinks"):
+                parameter.normal_(std=1.0)
