@@ -1,5 +1,7 @@
 """What a tiny model of a family is made of and served with."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -25,9 +27,9 @@ class Family(NamedTuple):
     model_class: str
     config_class: str
     settings: dict
-    written: dict = {}
+    written: Mapping = MappingProxyType({})
     options: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: Mapping[str, str] = MappingProxyType({})
     tolerance: float = 1e-4
 
 

@@ -6,7 +6,5 @@ _LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "full_att
 _EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
 FAMILIES = {
-    "mellum": Family(
-        "MellumForCausalLM", "MellumConfig", {**SHAPE, **_EXPERTS, "sliding_window": 64, "layer_types": _LAYERS}
-    ),
+    "mellum": Family("MellumForCausalLM", "MellumConfig", {**SHAPE, **_EXPERTS, "sliding_window": 64, "layer_types": _LAYERS}),
 }
