@@ -1,4 +1,4 @@
-"""Every server option that cannot be combined with --spec-prefill is refused by name, on ServerArgs that SGLang itself resolved.
+"""Every server option that cannot be combined with --spec-prefill is refused by name, on ServerArgs that SGLang resolved.
 
 SGLang rewrites options while it resolves them, so each case is a command line that goes the way of a server's.
 """
