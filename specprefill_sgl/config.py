@@ -11,6 +11,8 @@ import msgspec
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 
+_LOWEST = {"min_tokens": 0, "chunk_size": 1, "lookahead": 1, "pool_kernel": 1, "keep_first": 0, "keep_last": 0}
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be served; the message is one sentence that names the flag."""
@@ -35,6 +37,9 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Width of the average pooling over positions, odd (paper: 13).
     keep_first : int
         Tokens at the start whose chunks are always kept (attention sinks).
+    keep_last : int or None
+        Tokens at the end whose chunks are always kept; None: the target's sliding window, if it has one, as far as half of
+        the budget holds it.
     protect_roles : tuple of str
         Roles of chat messages that are kept whole; on the command line separated by commas.
     draft_max_tokens : int or None
@@ -48,6 +53,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     lookahead: int = 8
     pool_kernel: int = 13
     keep_first: int = 0
+    keep_last: int | None = None
     protect_roles: tuple[str, ...] = ()
     draft_max_tokens: int | None = None
 
@@ -133,9 +139,9 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
     if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):
         _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
-    for name, lowest in (("min_tokens", 0), ("chunk_size", 1), ("lookahead", 1), ("pool_kernel", 1), ("keep_first", 0)):
-        if not lowest <= getattr(config, name) < 2**31:
-            _out_of_range(name, f"at least {lowest}", getattr(config, name))
+    for name, lowest in _LOWEST.items():
+        if (value := getattr(config, name)) is not None and not lowest <= value < 2**31:
+            _out_of_range(name, f"at least {lowest}", value)
     if not all(config.protect_roles):
         _out_of_range("protect_roles", "roles separated by commas", ",".join(config.protect_roles))
     if config.pool_kernel % 2 == 0:

@@ -24,6 +24,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool | None = None
     keep_ratio: float | None = None
     min_tokens: int | None = None
+    keep_last: int | None = None
     protect: tuple[tuple[int, int], ...] = ()
     return_positions: bool = False
     return_scores: bool = False
@@ -127,6 +128,7 @@ _READERS = {
     "spec_prefill": ("enabled", _bool),
     "spec_prefill_keep_ratio": ("keep_ratio", _keep_ratio),
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
+    "spec_prefill_keep_last": ("keep_last", _tokens),
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
     "spec_prefill_return_scores": ("return_scores", _bool),

@@ -16,6 +16,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         Fraction of the chunks to keep, of those that are not cached.
     protect : tuple of (start, end)
         Spans that are always kept, in tokens.
+    keep_last : int
+        Tokens at the end that are always kept.
     namespace : tuple
         What separates prefix caches: SGLang's `extra_key` and `cache_salt`.
     cached : int
@@ -29,6 +31,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     ids: array
     keep_ratio: float
     protect: tuple[tuple[int, int], ...] = ()
+    keep_last: int = 0
     namespace: tuple[str | None, str | None] = (None, None)
     cached: int = 0
     kept: np.ndarray | None = None

@@ -11,10 +11,32 @@ def chunk_count(n_tokens: int, chunk_size: int) -> int:
     return -(-n_tokens // chunk_size)
 
 
+def chunk_budget(n_chunks: int, keep_ratio: float) -> int:
+    """How many chunks a keep ratio stands for."""
+    return math.ceil(n_chunks * keep_ratio)
+
+
+def window_tail(n_tokens: int, *, window: int, chunk_size: int, keep_ratio: float) -> int:
+    """Tokens at the end to keep for a target with a sliding window: the window, as far as half of the budget holds it.
+
+    None where the window covers the prompt: its layers then see every kept token, as full attention does.
+    """
+    if n_tokens <= window:
+        return 0
+    n_chunks = chunk_count(n_tokens, chunk_size)
+    start = (n_chunks - chunk_budget(n_chunks, keep_ratio) // 2) * chunk_size
+    return min(window, max(n_tokens - start, 0))
+
+
 def forced_chunks(
-    n_tokens: int, *, chunk_size: int, keep_first: int = 0, protect: Sequence[tuple[int, int]] = ()
+    n_tokens: int,
+    *,
+    chunk_size: int,
+    keep_first: int = 0,
+    keep_last: int = 0,
+    protect: Sequence[tuple[int, int]] = (),
 ) -> np.ndarray:
-    """Chunks kept whatever their score: the last one and those touched by `keep_first` tokens or a protected span.
+    """Chunks kept whatever their score: the last one and those touched by the first or last tokens or a protected span.
 
     Returns
     -------
@@ -22,7 +44,7 @@ def forced_chunks(
     """
     forced: np.ndarray = np.zeros(chunk_count(n_tokens, chunk_size), dtype=bool)
     forced[-1:] = True
-    for start, end in ((0, min(keep_first, n_tokens)), *protect):
+    for start, end in ((0, min(keep_first, n_tokens)), (max(n_tokens - keep_last, 0), n_tokens), *protect):
         if start < end:
             forced[start // chunk_size : chunk_count(end, chunk_size)] = True
     return forced
@@ -30,7 +52,7 @@ def forced_chunks(
 
 def free_budget(forced: np.ndarray, keep_ratio: float) -> int:
     """How many chunks the scores may choose: forced chunks count toward the budget but never eat more than half of it."""
-    budget = math.ceil(len(forced) * keep_ratio)
+    budget = chunk_budget(len(forced), keep_ratio)
     n_forced = int(forced.sum())
     return min(max(budget - n_forced, math.ceil(budget / 2)), len(forced) - n_forced)
 

@@ -34,10 +34,12 @@ class Stage:
         The tensor-parallel ranks the draft's heads are split over.
     vocab_size : int
         The draft's; a prompt with other ids is prefilled dense.
+    window : int
+        Tokens that the target's windowed layers look back on; 0 if it has none.
     """
 
-    def __init__(self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int):
-        self.config, self.draft = config, draft
+    def __init__(self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int, window: int = 0):
+        self.config, self.draft, self.window = config, draft, window
         self._ranks, self._vocab_size = ranks, vocab_size
         self.turns = Turns()
         self._prompts: list[Prompt] | None = None  # of the group in progress
@@ -233,10 +235,11 @@ class Stage:
             len(prompt.ids),
             chunk_size=self.config.chunk_size,
             keep_first=self.config.keep_first,
+            keep_last=prompt.keep_last,
             protect=prompt.protect,
         )
 
 
 def _settings(prompt: Prompt) -> tuple:
     """What the selection depends on besides the ids."""
-    return prompt.keep_ratio, prompt.protect
+    return prompt.keep_ratio, prompt.keep_last, prompt.protect

@@ -13,6 +13,7 @@ from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.prompts import Outcome, Prompt
+from specprefill_sgl.selection import window_tail
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
 
@@ -39,14 +40,23 @@ def outcome_of(req: Any) -> Outcome | None:
 
 
 def _prompt(req: Any, stage: Stage) -> Prompt:
-    options = state_of(req).options  # type: ignore[union-attr]
+    options, config = state_of(req).options, stage.config  # type: ignore[union-attr]
+    ids = req.origin_input_ids
+    keep_ratio = _given(options.keep_ratio, config.keep_ratio)
+    tail = window_tail(len(ids), window=stage.window, chunk_size=config.chunk_size, keep_ratio=keep_ratio)
     return Prompt(
-        ids=req.origin_input_ids,
-        keep_ratio=stage.config.keep_ratio if options.keep_ratio is None else options.keep_ratio,
-        min_tokens=stage.config.min_tokens if options.min_tokens is None else options.min_tokens,
+        ids=ids,
+        keep_ratio=keep_ratio,
+        min_tokens=_given(options.min_tokens, config.min_tokens),
         protect=options.protect,
+        keep_last=_given(options.keep_last, config.keep_last, tail),
         namespace=(req.extra_key, req.cache_salt),
     )
+
+
+def _given(*values: Any) -> Any:
+    """The first that is given: the request's, the server's, what else holds."""
+    return next(value for value in values if value is not None)
 
 
 def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:

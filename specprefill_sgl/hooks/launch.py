@@ -27,6 +27,7 @@ def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> Non
         ("lookahead", int, "Draft queries that vote, the last prompt token's included."),
         ("pool_kernel", int, "Width of the average pooling over positions, odd."),
         ("keep_first", int, "Tokens at the start whose chunks are always kept."),
+        ("keep_last", int, "Tokens at the end whose chunks are always kept. Default: the target's sliding window, if any."),
         ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
         ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
         ("config", str, "JSON file with the same names; flags and environment beat it."),

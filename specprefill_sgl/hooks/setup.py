@@ -55,11 +55,13 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
             flag("min_tokens"),
             config.min_tokens,
         )
-    if scheduler.tp_worker.model_runner.sliding_window_size:
+    window = scheduler.tp_worker.model_runner.sliding_window_size or 0
+    if window:
         logger.warning(
             "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."
         )
-    setattr(scheduler, _STAGE, Stage(config, draft, Ranks(get_parallel().tp_group), vocab_size=draft_config.vocab_size))
+    ranks = Ranks(get_parallel().tp_group)
+    setattr(scheduler, _STAGE, Stage(config, draft, ranks, vocab_size=draft_config.vocab_size, window=window))
 
 
 def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:

@@ -22,6 +22,7 @@ BAD = [
     ("spec_prefill_min_tokens", -5),
     ("spec_prefill_min_tokens", 0.5),
     ("spec_prefill_min_tokens", 10**12),
+    ("spec_prefill_keep_last", -1),
     ("spec_prefill_protect", [3]),
     ("spec_prefill_protect", [9, 3]),
     ("spec_prefill_protect", "0,3"),

@@ -1,7 +1,9 @@
 """Same kept positions and same tokens as an independent Hugging Face reference, in float32, for five model families."""
 
 import functools
+import json
 import math
+import shutil
 
 import pytest
 
@@ -61,7 +63,7 @@ def test_same_positions_and_tokens(server, family, pair_of, hugging_face, import
 
 
 def test_spans_and_prompts_that_share_a_draft_forward(server, importance_of):
-    """Protected spans are kept and the rest is the reference's choice."""
+    """Protected spans and the end are kept and the rest is the reference's choice."""
     server.flush()
     length = 1023
     protect = [(100, 140), (500, 501)]
@@ -70,8 +72,25 @@ def test_spans_and_prompts_that_share_a_draft_forward(server, importance_of):
         custom={
             "spec_prefill_keep_ratio": 0.3,
             "spec_prefill_return_positions": True,
+            "spec_prefill_keep_last": 100,
             "spec_prefill_protect": [offset for span in protect for offset in span],
         },
     )
-    kept = reference.select_chunks(importance_of(length), keep_ratio=0.3, protect=protect)
+    kept = reference.select_chunks(importance_of(length), keep_ratio=0.3, keep_last=100, protect=protect)
     assert reply["meta_info"]["spec_prefill"]["positions"] == kept
+
+
+def test_a_windowed_target_keeps_its_window(pair_of, hugging_face, tmp_path):
+    """As far as half of the budget holds it, unless the request says otherwise; the same prompt is then selected anew."""
+    target, draft = pair_of("gemma2")
+    target = shutil.copytree(target, tmp_path / "target")
+    settings = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**settings, "sliding_window": 129}))
+    length, keep_ratio = 1023, 0.5
+    importance = reference.draft_importance(hugging_face(draft), prompt_ids(length, seed=length), eos_ids=(EOS,))
+    with serve(tmp_path, target, *sparse_options(draft), "--disable-radix-cache") as server:
+        for fields, keep_last in (({}, 128), ({"spec_prefill_keep_last": 0}, 0), ({"spec_prefill_keep_last": 300}, 300)):
+            custom = {"spec_prefill_keep_ratio": keep_ratio, "spec_prefill_return_positions": True, **fields}
+            reply = server.generate(prompt_ids(length, seed=length), custom=custom)
+            kept = reference.select_chunks(importance, keep_ratio=keep_ratio, keep_last=keep_last)
+            assert reply["meta_info"]["spec_prefill"]["positions"] == kept

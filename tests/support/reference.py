@@ -96,12 +96,13 @@ def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
     return importance / votes
 
 
-def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, protect=()):
+def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_last=0, protect=()):
     """Kept positions, ascending (README, What is computed, 5)."""
     n = len(importance)
     chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
     scores = [float(importance[c.start : c.stop].mean()) for c in chunks]
-    always = {n - 1} | set(range(min(keep_first, n))) | {p for start, end in protect for p in range(start, end)}
+    always = {n - 1, *range(min(keep_first, n)), *range(max(n - keep_last, 0), n)}
+    always |= {p for start, end in protect for p in range(start, end)}
     forced = [i for i, c in enumerate(chunks) if always & set(c)]
     budget = math.ceil(len(chunks) * keep_ratio)
     free = max(budget - len(forced), math.ceil(budget / 2))

@@ -18,7 +18,8 @@ def test_off_without_the_switch():
 def test_defaults_are_the_documented_ones():
     config = resolve(ON, {})
     assert (config.keep_ratio, config.min_tokens, config.chunk_size) == (0.2, 1024, 32)
-    assert (config.lookahead, config.pool_kernel, config.keep_first, config.draft_max_tokens) == (8, 13, 0, None)
+    assert (config.lookahead, config.pool_kernel, config.draft_max_tokens) == (8, 13, None)
+    assert (config.keep_first, config.keep_last) == (0, None)
 
 
 def test_flag_beats_environment_beats_file(tmp_path):
@@ -27,6 +28,11 @@ def test_flag_beats_environment_beats_file(tmp_path):
     environ = {ENVIRONMENT_VARIABLE: json.dumps({"keep_ratio": 0.4, "chunk_size": 64})}
     config = resolve({**ON, "config": str(file), "keep_ratio": 0.3}, environ)
     assert (config.keep_ratio, config.chunk_size, config.lookahead) == (0.3, 64, 4)
+
+
+def test_keep_last_of_nothing_is_not_the_default():
+    assert resolve({**ON, "keep_last": 0}, {}).keep_last == 0
+    assert resolve({}, {ENVIRONMENT_VARIABLE: '{"draft_model_path": "d", "keep-last": 96}'}).keep_last == 96
 
 
 def test_environment_alone_switches_on(tmp_path):
@@ -50,6 +56,8 @@ def test_environment_alone_switches_on(tmp_path):
         ({**ON, "lookahead": 0}, "--spec-prefill-lookahead"),
         ({**ON, "pool_kernel": 4}, "--spec-prefill-pool-kernel"),
         ({**ON, "keep_first": -1}, "--spec-prefill-keep-first"),
+        ({**ON, "keep_last": -1}, "--spec-prefill-keep-last"),
+        ({**ON, "keep_last": 2**31}, "--spec-prefill-keep-last"),
         ({**ON, "draft_max_tokens": 8}, "--spec-prefill-draft-max-tokens"),
         ({**ON, "config": "/no/such/file"}, "--spec-prefill-config"),
     ],
@@ -69,6 +77,7 @@ def test_refusals_name_the_flag(flags, named):
         (b"\xff\xfe", ENVIRONMENT_VARIABLE),
         (None, ENVIRONMENT_VARIABLE),
         (b'{"draft_model_path": "d", "keep_ratio": "x"}', "--spec-prefill-keep-ratio"),
+        (b'{"draft_model_path": "d", "keep_last": 1.5}', "--spec-prefill-keep-last"),
     ],
 )
 def test_bad_environment_is_refused(content, named, tmp_path):

@@ -13,6 +13,7 @@ FIELDS = [
     "spec_prefill",
     "spec_prefill_keep_ratio",
     "spec_prefill_min_tokens",
+    "spec_prefill_keep_last",
     "spec_prefill_protect",
     "spec_prefill_return_positions",
 ]
@@ -28,13 +29,14 @@ def test_all_fields():
             "spec_prefill": True,
             "spec_prefill_keep_ratio": 1,
             "spec_prefill_min_tokens": 0,
+            "spec_prefill_keep_last": 0,
             "spec_prefill_protect": [0, 4, 9, 10],
             "spec_prefill_return_positions": True,
         },
         prompt_tokens=10,
     )
     assert options == RequestOptions(
-        enabled=True, keep_ratio=1.0, min_tokens=0, protect=((0, 4), (9, 10)), return_positions=True
+        enabled=True, keep_ratio=1.0, min_tokens=0, keep_last=0, protect=((0, 4), (9, 10)), return_positions=True
     )
 
 
@@ -55,6 +57,11 @@ def test_all_fields():
         ("spec_prefill_min_tokens", -1),
         ("spec_prefill_min_tokens", 1.0),
         ("spec_prefill_min_tokens", 2**31),
+        ("spec_prefill_keep_last", -1),
+        ("spec_prefill_keep_last", 64.0),
+        ("spec_prefill_keep_last", True),
+        ("spec_prefill_keep_last", None),
+        ("spec_prefill_keep_last", 2**31),
         ("spec_prefill_protect", [1]),
         ("spec_prefill_protect", [4, 4]),
         ("spec_prefill_protect", [-1, 4]),
@@ -80,4 +87,5 @@ def test_what_is_not_refused_is_in_range(params):
     with contextlib.suppress(RequestError):
         options = parse(params, prompt_tokens=100)
         assert options.keep_ratio is None or 0 < options.keep_ratio <= 1
+        assert options.keep_last is None or 0 <= options.keep_last < 2**31
         assert all(0 <= start < end <= 100 for start, end in options.protect)
