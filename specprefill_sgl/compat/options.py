@@ -3,7 +3,6 @@
 Option names and attributes are those of SGLang 0.5.23.
 """
 
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -12,16 +11,21 @@ from specprefill_sgl.config import ConfigError
 
 TESTED_SGLANG = ("0.5.23",)
 
-# Attention backends that read token positions as KV indices, or select KV themselves.
+# Attention backends that read token positions as KV indices, or select KV themselves; names after resolution, by which
+# SGLang calls `compressed` `dsv4`.
 _UNSUPPORTED_BACKENDS = {
-    "compressed", "dsv4", "dual_chunk_flash_attn", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "qsa",
+    "dsv4", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "qsa",
 }  # fmt: skip
 
-# (flag as the user typed it, whether it is on, why it cannot be combined)
+# (flag as the user typed it, whether it is on once SGLang has resolved all flags, why it cannot be combined)
 _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--speculative-algorithm", lambda a: a.speculative_algorithm is not None, "its drafts derive positions from lengths"),
     ("--disaggregation-mode", lambda a: a.disaggregation_mode != "null", "the decode side does not know the positions"),
-    ("--enable-dp-attention", lambda a: a.enable_dp_attention, "idle ranks would not join the draft's collectives"),
+    (
+        "--attn-dp-size (--enable-dp-attention)",  # SGLang resolves the older flag into the newer
+        lambda a: a.attn_dp_size > 1,
+        "idle ranks would not join the draft's collectives",
+    ),
     ("--pp-size", lambda a: a.pp_size > 1, "every stage would need the selection"),
     ("--dcp-size", lambda a: a.dcp_size > 1, "it reads positions as KV indices"),
     ("--attn-cp-size", lambda a: a.attn_cp_size > 1, "it reads positions as KV indices"),
@@ -35,7 +39,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--enable-lmcache", lambda a: a.enable_lmcache, "it hashes token ids"),
     ("--enable-flexkv", lambda a: a.enable_flexkv, "it hashes token ids"),
     ("--radix-cache-backend", lambda a: a.radix_cache_backend is not None, "it may truncate coded token ids"),
-    ("--enable-kv-cache-sharding", lambda a: a.enable_kv_cache_sharding, "it reads positions as KV indices"),
     ("--kv-canary", lambda a: a.kv_canary not in (None, "none", "off"), "it checks KV against plain token ids"),
     ("--enable-streaming-session", lambda a: a.enable_streaming_session, "a session's KV is indexed by its own prompt"),
     ("--enable-pdmux", lambda a: a.enable_pdmux, "it runs prefill and decode on other streams"),
@@ -44,14 +47,13 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--encoder-only", lambda a: a.encoder_only, "there is nothing to prefill"),
     ("--is-embedding", lambda a: bool(a.is_embedding), "embeddings need every token"),
     ("--enable-watermark", lambda a: a.enable_watermark, "it hashes token ids"),
-    ("--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its front end does not check request fields"),
+    ("--smg-grpc-mode", lambda a: a.smg_grpc_mode, "its front end does not check request fields"),
     ("--tokenizer-worker-num", lambda a: a.tokenizer_worker_num > 1, "its worker processes load no plugins"),
 )  # fmt: skip
 
 _REJECTED_ENVIRONMENT = {
     "SGLANG_RUST_SERVER": "the Rust front end loads no plugins",
     "SGLANG_USE_HND_KVCACHE": "it stores keys page by page, which scoring does not read",
-    "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE": "it stores token ids as 32 bits",
 }
 
 
@@ -71,6 +73,7 @@ def check_server_options(server_args: Any) -> None:
         Names the first such flag.
     """
     from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.environ import envs
 
     args = resolving_view(server_args)
     for name, is_on, why in _REJECTED_OPTIONS:
@@ -83,5 +86,5 @@ def check_server_options(server_args: Any) -> None:
                 f"--spec-prefill cannot be combined with {spelled} {getattr(args, name)}: it reads positions as KV indices."
             )
     for name, why in _REJECTED_ENVIRONMENT.items():
-        if os.environ.get(name, "0").lower() in ("1", "true", "yes", "on"):
+        if getattr(envs, name).get():
             raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")

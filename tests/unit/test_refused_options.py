@@ -1,79 +1,149 @@
-"""Every server option that cannot be combined with --spec-prefill is refused by name, on SGLang's real ServerArgs."""
+"""Every server option that cannot be combined with --spec-prefill is refused by name, on ServerArgs that SGLang resolved.
 
+SGLang rewrites options while it resolves them, so each case is a command line that goes the way of a server's.
+"""
+
+import argparse
+import json
+import logging
+import os
 import re
+import shutil
+from unittest import mock
 
 import pytest
 
-from specprefill_sgl import compat
+from specprefill_sgl.compat import options
 from specprefill_sgl.config import ConfigError
 
+# first word of a row of compat's table -> the command lines that switch it on
+COMMAND_LINES = {
+    "--speculative-algorithm": ["--speculative-algorithm NGRAM"],
+    "--disaggregation-mode": ["--disaggregation-mode prefill", "--disaggregation-mode decode"],
+    "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
+    "--pp-size": ["--pp-size 2"],
+    "--dcp-size": ["--tp 2 --dcp-size 2"],
+    "--attn-cp-size": ["--tp 2 --attn-cp-size 2"],
+    "--enable-mis": ["--enable-mis --attention-backend flashinfer"],
+    "--dllm-algorithm": ["--dllm-algorithm LowConfidence"],
+    "--enable-hisparse": ["--enable-hisparse"],
+    "--enable-hierarchical-cache": [
+        "--enable-hierarchical-cache",
+        "--enable-hierarchical-cache --hicache-storage-backend file",
+    ],
+    "--hicache-storage-backend": ["--hicache-storage-backend file"],
+    "--enable-unified-cache-external-linker": ["--enable-unified-cache-external-linker"],
+    "--kv-events-config": ['--kv-events-config {"publisher":"zmq"}'],
+    "--enable-lmcache": ["--enable-lmcache"],
+    "--enable-flexkv": ["--enable-flexkv"],
+    "--radix-cache-backend": ["--radix-cache-backend other"],
+    "--kv-canary": ["--kv-canary log", "--kv-canary raise"],
+    "--enable-streaming-session": ["--enable-streaming-session"],
+    "--enable-pdmux": ["--enable-pdmux --chunked-prefill-size -1 --disable-overlap-schedule"],
+    "--elastic-ep-backend": ["--elastic-ep-backend mooncake"],
+    "--enable-memory-saver": ["--enable-memory-saver"],
+    "--encoder-only": ["--encoder-only"],
+    "--is-embedding": ["--is-embedding"],
+    "--enable-watermark": ["--enable-watermark --device cuda"],
+    "--smg-grpc-mode": ["--smg-grpc-mode", "--grpc-mode"],
+    "--tokenizer-worker-num": ["--tokenizer-worker-num 2"],
+}
 
-class Overlaid:
-    """A ServerArgs with some values replaced: the options cannot all be resolved on a machine without their hardware."""
+# options that SGLang resolves for some architectures only
+ARCHITECTURES = {"--dllm-algorithm": "SDARForCausalLM", "--encoder-only": "Qwen2VLForConditionalGeneration"}
 
-    def __init__(self, base, **values):
-        self._base, self._values = base, values
-
-    def __getattr__(self, name):
-        return self._values[name] if name in self._values else getattr(self._base, name)
-
-
-@pytest.fixture(scope="module")
-def server_args():
-    from sglang.srt.server_args import ServerArgs
-
-    return ServerArgs(model_path="m", device="cpu")
-
-
-@pytest.fixture
-def check(monkeypatch, server_args):
-    import sglang.srt.arg_groups.overrides as overrides
-
-    monkeypatch.setattr(overrides, "resolving_view", lambda args: args)
-    return lambda **values: compat.check_server_options(Overlaid(server_args, **values))
-
-
-def test_defaults_are_accepted(check):
-    check()
-
-
-ON = {
-    "speculative_algorithm": "EAGLE",
-    "disaggregation_mode": "prefill",
-    "pp_size": 2,
-    "dcp_size": 2,
-    "attn_cp_size": 2,
-    "dllm_algorithm": "x",
-    "hicache_storage_backend": "file",
-    "kv_events_config": "{}",
-    "radix_cache_backend": "x",
-    "kv_canary": "raise",
-    "elastic_ep_backend": "mooncake",
-    "tokenizer_worker_num": 2,
+# options that SGLang's own check refuses before ours could: only their resolution is SGLang's here
+REFUSED_BY_SGLANG = {
+    "--enable-hisparse": "needs a model with DSA, whose resolution needs a GPU",
 }
 
 
-@pytest.mark.parametrize("flag", [flag for flag, _, _ in compat._REJECTED_OPTIONS])
-def test_each_option_is_refused_by_name(check, flag):
-    field = flag.removeprefix("--").replace("-", "_")
-    with pytest.raises(ConfigError, match=re.escape(f"--spec-prefill cannot be combined with {flag}:")):
-        check(**{field: ON.get(field, True)})
+@pytest.fixture
+def resolved(pair_of, tmp_path, monkeypatch):
+    """Makes the ServerArgs of a command line, as a server's launcher does, in an environment that is put back."""
+    from sglang.srt.server_args import prepare_server_args
+
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # SGLang's would close pytest's handlers
+    with mock.patch.dict(os.environ):
+
+        def resolve(line, *, architecture=None, check=True):
+            target = pair_of("llama")[0]
+            if architecture is not None:
+                target = shutil.copytree(target, tmp_path / "target")
+                settings = json.loads((target / "config.json").read_text())
+                (target / "config.json").write_text(json.dumps({**settings, "architectures": [architecture]}))
+            server_args = prepare_server_args(["--model-path", str(target), "--device", "cpu", *line.split()])
+            server_args.resolve_once()
+            if check:
+                server_args.check_server_args()
+            return server_args
+
+        yield resolve
 
 
-@pytest.mark.parametrize("backend", sorted(compat._UNSUPPORTED_BACKENDS))
-def test_attention_backends(check, backend):
-    with pytest.raises(ConfigError, match="--prefill-attention-backend"):
-        check(prefill_attention_backend=backend)
+@pytest.mark.parametrize("line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache"])
+def test_other_options_are_accepted(resolved, line):
+    options.check_server_options(resolved(line))
 
 
-@pytest.mark.parametrize("name", sorted(compat._REJECTED_ENVIRONMENT))
-def test_environment(check, monkeypatch, name):
-    monkeypatch.setenv(name, "1")
+def _flag(name):
+    return name.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, line) for name, _, _ in options._REJECTED_OPTIONS for line in COMMAND_LINES[_flag(name)]]
+)
+def test_each_option_is_refused_by_name(resolved, name, line):
+    flag = _flag(name)
+    server_args = resolved(line, architecture=ARCHITECTURES.get(flag), check=flag not in REFUSED_BY_SGLANG)
+    with pytest.raises(ConfigError, match=re.escape(f"--spec-prefill cannot be combined with {name}:")):
+        options.check_server_options(server_args)
+
+
+@pytest.mark.parametrize("algorithm", ["EAGLE", "EAGLE3", "NEXTN", "STANDALONE"])
+def test_speculation_that_the_cpu_platform_does_not_offer(resolved, pair_of, monkeypatch, algorithm):
+    from sglang.srt.platforms import current_platform
+
+    monkeypatch.setattr(current_platform, "supports_speculative_algorithm", lambda _: True, raising=False)
+    server_args = resolved(f"--speculative-algorithm {algorithm} --speculative-draft-model-path {pair_of('llama')[1]}")
+    with pytest.raises(ConfigError, match="--speculative-algorithm"):
+        options.check_server_options(server_args)
+
+
+def test_command_lines_are_of_options_that_are_refused():
+    assert COMMAND_LINES.keys() == {_flag(name) for name, _, _ in options._REJECTED_OPTIONS}
+
+
+def test_each_named_flag_is_one_of_sglangs():
+    from sglang.srt.server_args import ServerArgs
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    flags = {flag for name, _, _ in options._REJECTED_OPTIONS for flag in re.findall(r"--[\w-]+", name)}
+    assert flags <= parser._option_string_actions.keys()
+
+
+@pytest.mark.parametrize("backend", sorted(options._UNSUPPORTED_BACKENDS))
+@pytest.mark.parametrize("flag", ["--attention-backend", "--prefill-attention-backend", "--decode-attention-backend"])
+def test_attention_backends(resolved, flag, backend):
+    with pytest.raises(ConfigError, match=f"--spec-prefill cannot be combined with {flag} {backend}:"):
+        options.check_server_options(resolved(f"{flag} {backend}"))
+
+
+def test_a_backend_that_sglang_renames(resolved):
+    with pytest.raises(ConfigError, match="--attention-backend dsv4"):
+        options.check_server_options(resolved("--attention-backend compressed"))
+
+
+@pytest.mark.parametrize("value", ["1", "true", "y"])
+@pytest.mark.parametrize("name", sorted(options._REJECTED_ENVIRONMENT))
+def test_environment(resolved, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
-        check()
+        options.check_server_options(resolved(""))
 
 
 def test_untested_release_is_refused(monkeypatch):
-    monkeypatch.setattr(compat, "version", lambda name: "0.5.99")
+    monkeypatch.setattr(options, "version", lambda name: "0.5.99")
     with pytest.raises(ConfigError, match=r"0\.5\.99"):
-        compat.check_version()
+        options.check_version()
