@@ -161,3 +161,16 @@ def register() -> None:
 
     register_attention_backend("torch_native")(TorchAttention)
     logits_processor.fused_softcap = cap_in_place
+    _absorb_latent_attention("torch_native")
+
+
+def _absorb_latent_attention(backend: str) -> None:
+    """Have DeepSeek's layers (MLA) attend in the latent space, always.
+
+    SGLang takes a backend it has no handler for to attend from the uncompressed keys of new tokens. These backends read keys
+    from the pool, which holds latents.
+    """
+    from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
+    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
+
+    AttentionBackendRegistry.register(backend, lambda _attention, _forward_batch: AttnForwardMethod.MLA)
