@@ -71,7 +71,7 @@ REFUSED = {
         "indexer_n_heads": 4,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 16,
-        "indexer_budget": 64,
+        "indexer_budget": 2048,
         "indexer_compress_ratio": 4,
     },
     "index_kpool": {**DSA, "index_kpool": 4},
