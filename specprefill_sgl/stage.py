@@ -94,6 +94,11 @@ class Stage:
         )
         return self.turns.add(turn)
 
+    def remember_whole(self, prompt: Prompt) -> Turn:
+        """Keep a prompt that was prefilled whole, for the turn after it only: other settings may drop tokens of it."""
+        positions = np.arange(len(prompt.ids))
+        return self.turns.add(Turn(ids=prompt.ids, positions=positions, settings=("whole",), namespace=prompt.namespace))
+
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
         assert self._prompts is None

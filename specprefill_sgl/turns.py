@@ -18,7 +18,7 @@ MAX_ANSWERS = 4  # of one prompt
 
 
 class Turn(msgspec.Struct, kw_only=True, eq=False):
-    """One sparse prompt.
+    """One prompt: sparse, or a whole one of a hybrid target, whose cache ends before the answer does.
 
     Attributes
     ----------
@@ -42,6 +42,11 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     namespace: tuple = ()
     scores: np.ndarray | None = None
     answers: list[array] = msgspec.field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was dropped."""
+        return len(self.positions) == len(self.ids)
 
     @property
     def size(self) -> int:

@@ -30,6 +30,20 @@ def pair_of(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def model_of(tmp_path_factory):
+    """Name of an attention family's model -> its directory; built on first use."""
+    from tests.support import families
+
+    folder = tmp_path_factory.mktemp("families")
+
+    @functools.cache
+    def build(name: str, seed: int = 7) -> Path:
+        return families.save(name, folder / f"{name}-{seed}", seed)
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def hugging_face():
     """Directory -> float32 Hugging Face model in evaluation mode."""
     import torch

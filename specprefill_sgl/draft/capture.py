@@ -14,6 +14,9 @@ class QueryCapture:
     and q/k norm. While rows are armed, `forward` keeps those rows. Where no rows are wanted, only keys are, and no key depends
     on what the last layer's attention answers: its keys and values are written, and it is not computed.
 
+    Layers are numbered as they are first seen, since several may share a `layer_id`: that says where keys are, not whose
+    queries. Linear layers have no queries; their calls are handed on.
+
     A CUDA graph replays without calling `forward`. So while one is captured, the queries' own tensors are kept: each replay
     writes into them anew, and nothing else does, since memory of a graph that is referred to is not used again.
 
@@ -26,11 +29,13 @@ class QueryCapture:
     Attributes
     ----------
     layers : dict[int, RadixAttention]
-        The attention layers seen so far, by layer id and in the order of a forward: their scale, logit cap, window and head
-        counts.
+        The attention layers seen so far, by number and in the order of a forward: their `layer_id`, scale, logit cap, window
+        and head counts.
+    sinks : dict[int, Tensor]
+        Attention sinks [heads] of the layers that have them, by number: one more logit, whose weight goes nowhere.
     """
 
-    _OWN = frozenset({"_backend", "_pool", "_rows", "_keys_only", "_taken", "_graphs", "layers"})
+    _OWN = frozenset({"_backend", "_pool", "_rows", "_keys_only", "_taken", "_graphs", "_numbers", "layers", "sinks"})
 
     def __init__(self, backend: Any, pool: Any):
         self._backend = backend
@@ -38,8 +43,10 @@ class QueryCapture:
         self._rows: torch.Tensor | None = None
         self._keys_only = False
         self._taken: dict[int, torch.Tensor] = {}
-        self._graphs: dict[int, dict[int, torch.Tensor]] = {}  # captured batch size -> layer id -> queries of the last replay
+        self._graphs: dict[int, dict[int, torch.Tensor]] = {}  # captured batch size -> number -> queries of the last replay
+        self._numbers: dict[int, int] = {}  # by identity
         self.layers: dict[int, Any] = {}
+        self.sinks: dict[int, torch.Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -50,21 +57,35 @@ class QueryCapture:
         else:
             setattr(self._backend, name, value)
 
-    def forward(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The backend's: models of linear layers assert that theirs is the hybrid one."""
+        return type(self._backend)
+
+    def forward(self, q=None, k=None, v=None, layer=None, forward_batch=None, save_kv_cache=True, **kwargs):
         """The backend's own forward; records first. Zeros where nothing reads what it would answer."""
+        if q is None:  # a linear layer
+            return self._backend.forward(layer=layer, forward_batch=forward_batch, save_kv_cache=save_kv_cache, **kwargs)
         in_graph = get_is_capture_mode()
         if (in_graph or self._rows is not None) and not layer.is_cross_attention:
+            number = self._number(layer)
             rows = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
             if in_graph:
-                self._graphs.setdefault(len(rows), {})[layer.layer_id] = rows
+                self._graphs.setdefault(len(rows), {})[number] = rows
             else:
-                self._taken[layer.layer_id] = rows[self._rows]
-            self.layers[layer.layer_id] = layer
+                self._taken[number] = rows[self._rows]
+            if kwargs.get("sinks") is not None:
+                self.sinks[number] = kwargs["sinks"]
         if self._keys_only and not in_graph and self._ends_in(layer):
             if save_kv_cache and k is not None:
                 self._pool.set_kv_buffer(layer, KVWriteLoc.for_batch(forward_batch), k, v)
             return q.new_zeros(q.shape[0], layer.tp_q_head_num * layer.v_head_dim)
         return self._backend.forward(q, k, v, layer, forward_batch, save_kv_cache, **kwargs)
+
+    def _number(self, layer: Any) -> int:
+        number = self._numbers.setdefault(id(layer), len(self._numbers))
+        self.layers[number] = layer
+        return number
 
     def _ends_in(self, layer: Any) -> bool:
         """Whether a forward attends last in this layer; only where its keys and values are written as plainly as above."""
@@ -75,11 +96,11 @@ class QueryCapture:
         self._rows, self._keys_only, self._taken = rows, rows is None, {}
 
     def disarm(self) -> dict[int, torch.Tensor]:
-        """Stop recording; returns what was kept: layer id -> [n, heads, head_dim]."""
+        """Stop recording; returns what was kept: number of the layer -> [n, heads, head_dim]."""
         taken, self._rows, self._keys_only, self._taken = self._taken, None, False, {}
         return taken
 
     def replayed(self, n: int) -> dict[int, torch.Tensor]:
-        """Of the first `n` rows, after a replay of the smallest graph that has so many: layer id -> [n, heads, head_dim]."""
+        """Of the first `n` rows, after a replay of the smallest graph that has so many: number -> [n, heads, head_dim]."""
         size = min(size for size in self._graphs if size >= n)
-        return {layer_id: rows[:n].clone() for layer_id, rows in self._graphs[size].items()}
+        return {number: rows[:n].clone() for number, rows in self._graphs[size].items()}

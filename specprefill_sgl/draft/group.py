@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import torch
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.common import checkpoint_kv_cache, release_kv_cache
-from sglang.srt.mem_cache.radix_cache import RadixCache
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.draft.runner import own_settings
 from specprefill_sgl.prompts import Prompt
 
 
@@ -24,7 +25,7 @@ class DraftedPrompt:
     Attributes
     ----------
     queries : dict[int, Tensor]
-        Layer id -> [votes, heads, head_dim] on the device, `votes` <= lookahead.
+        Number of a layer (`QueryCapture`) -> [votes, heads, head_dim] on the device, `votes` <= lookahead.
     slots : int64 [prompt_tokens]
         KV slots of the prompt in the draft's pool, valid until the group is released.
     """
@@ -48,7 +49,7 @@ class DraftGroup:
         The draft, with private pools large enough for all prompts and their lookahead.
     capture : QueryCapture
         The proxy installed as the runner's attention backend.
-    tree : RadixCache
+    tree : BasePrefixCache
         The draft's prefix cache over those pools.
     prompts : sequence of Prompt
     lookahead : int
@@ -62,8 +63,16 @@ class DraftGroup:
         Tokens of each prompt whose keys the draft had already; the last token is always read, for its query.
     """
 
+    @own_settings()
     def __init__(
-        self, runner, capture: QueryCapture, tree: RadixCache, prompts: Sequence[Prompt], *, lookahead: int, chunk_tokens: int
+        self,
+        runner,
+        capture: QueryCapture,
+        tree: BasePrefixCache,
+        prompts: Sequence[Prompt],
+        *,
+        lookahead: int,
+        chunk_tokens: int,
     ):
         self._runner, self._capture, self._tree = runner, capture, tree
         self._lookahead, self._chunk_tokens = lookahead, chunk_tokens
@@ -79,6 +88,7 @@ class DraftGroup:
             req.lock = tree.lock(req.last_node)
         self.cached = [req.prefix_len for req in self._reqs]
 
+    @own_settings()
     def step(self) -> bool:
         """One extend forward, or when all prompts are read the lookahead; whether the group is drafted."""
         if waiting := self._waiting:
@@ -117,12 +127,13 @@ class DraftGroup:
             result.append(DraftedPrompt(queries, table[: len(req.origin_input_ids)].long()))
         return result
 
+    @own_settings()
     def release(self) -> None:
-        """Give back everything the prompts hold: rows, lookahead slots, locks. Their keys stay in the cache, evictable."""
+        """Give back everything the prompts hold: rows, lookahead slots, states, locks. Their keys stay cached, evictable."""
         for req in self._reqs:
-            if req.kv.holds_kv:
+            if req.kv.holds_kv or req.kv.holds_mamba:  # a match alone may have copied a state
                 release_kv_cache(req, self._tree, checkpoint=False)
-            elif req.lock is not None:
+            if req.lock is not None:
                 self._tree.unlock(req.lock)
                 req.lock = None
 

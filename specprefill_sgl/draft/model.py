@@ -5,40 +5,17 @@ from typing import Any
 
 import torch
 from sglang.srt.configs.model_config import ModelConfig
-from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
-from sglang.srt.mem_cache.radix_cache import RadixCache
-from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 
+from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.draft.capture import QueryCapture
 from specprefill_sgl.draft.group import DraftGroup
+from specprefill_sgl.draft.latent import absorb_always
+from specprefill_sgl.draft.prefix_cache import prefix_cache
+from specprefill_sgl.draft.runner import DraftRunner, own_settings
 from specprefill_sgl.draft.sizes import MAX_PROMPTS, pool_tokens
 from specprefill_sgl.prompts import Prompt
-
-
-class _FixedPools(KVCacheConfigurator):
-    """Sizes the pools from the runner's `memory_pool_config` instead of profiling the device.
-
-    Swapped in as the class of a configurator that exists (a slots dataclass: no new slots, so that is legal); SGLang reads the
-    ready-made configuration only for speculative decoding's drafts.
-    """
-
-    __slots__ = ()
-
-    def _resolve_memory_pool_config(self, pre_model_load_memory: int) -> MemoryPoolConfig:
-        return self.memory_pool_config
-
-
-class _DraftRunner(ModelRunner):
-    def configure_kv_cache_dtype(self):
-        """Keys are scored, so they stay in the draft's own dtype whatever `--kv-cache-dtype` says of the target's."""
-        self.kv_cache_dtype, self.kv_cache_dtype_str = self.dtype, "auto"
-
-    def init_kv_cache_configurator(self, *args, **kwargs):
-        super().init_kv_cache_configurator(*args, **kwargs)
-        self.kv_cache_configurator.__class__ = _FixedPools
 
 
 class DraftModel:
@@ -55,38 +32,37 @@ class DraftModel:
         Most prompt tokens in one draft forward.
     """
 
+    @own_settings()
     def __init__(self, config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int):
         self.config, self.chunk_tokens = config, chunk_tokens
         self.context_len = model_config.context_len
         page = scheduler.page_size
         self.max_tokens = pool_tokens(config, self.context_len, page)
         self.page_size = page
-        self._runner = _DraftRunner(
+        self._runner = DraftRunner(
             model_config=model_config,
-            mem_fraction_static=0.1,  # read only when pools are profiled, which `_FixedPools` does not do
+            mem_fraction_static=0.1,  # read only when pools are profiled, which the draft's are not
             gpu_id=scheduler.tp_worker.model_runner.gpu_id,
             nccl_port=scheduler.nccl_port,
             server_args=scheduler.server_args,
             is_draft_worker=True,
             memory_pool_config=MemoryPoolConfig(max_total_num_tokens=self.max_tokens, max_running_requests=MAX_PROMPTS),
+            draft_attention_backend=compat.draft_attention_backend(scheduler.server_args),
         )
         self._runner.alloc_memory_pool()
-        self._tree = RadixCache(
-            CacheInitParams(
-                disable=scheduler.server_args.disable_radix_cache,
-                req_to_token_pool=self._runner.req_to_token_pool,
-                token_to_kv_pool_allocator=self._runner.token_to_kv_pool_allocator,
-                page_size=page,
-            )
-        )
+        self._tree = prefix_cache(self._runner, page, disable=scheduler.server_args.disable_radix_cache)
         self._capture: QueryCapture | None = None
 
+    @own_settings()
     def init_attention_backend(self) -> None:
         """Build the attention backend and put the recording proxy in front of it."""
         self._runner.init_attention_backends()
+        if self._runner.use_mla_backend:
+            absorb_always(self._runner.attn_backend)
         self._capture = QueryCapture(self._runner.attn_backend, self._runner.token_to_kv_pool)
         self._runner.attn_backend = self._capture
 
+    @own_settings()
     def init_runner(self) -> None:
         """Build the runner's forward; the lookahead decodes under a CUDA graph where the server uses them.
 
@@ -141,13 +117,18 @@ class DraftModel:
         """Attention layers whose queries vote on a prompt of this length.
 
         A layer whose sliding window is shorter than the prompt sees only its end and is left out, as long as some layer sees
-        all of it.
+        all of it. By number, as the queries are.
         """
         assert self._capture is not None
         seen = self._capture.layers
         reach = prompt_tokens + self.config.lookahead
         full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1}
         return full or seen
+
+    def sinks(self, number: int) -> torch.Tensor | None:
+        """Attention sinks of one layer, [heads], or None."""
+        assert self._capture is not None
+        return self._capture.sinks.get(number)
 
     def keys(self, layer_id: int):
         """Key buffer of one layer, [slots, kv_heads, head_dim]."""

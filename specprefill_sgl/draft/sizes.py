@@ -3,6 +3,7 @@
 from specprefill_sgl.config import SpecPrefillConfig
 
 MAX_PROMPTS = 16  # prompts drafted together at most: rows of the draft's request table
+MAX_STATES = 64  # recurrent states of a hybrid draft: those of the prompts in progress, the others of cached prefixes
 
 
 def pool_tokens(config: SpecPrefillConfig, context_len: int, page_size: int) -> int:

@@ -13,13 +13,14 @@ from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
 
 
 class Drafted(Protocol):
-    """What is read of a `DraftModel`: the configuration, the layers that vote on a prompt, their key buffers."""
+    """What is read of a `DraftModel`: the configuration, the layers that vote on a prompt by number, their sinks and keys."""
 
     config: Any
 
     @property
     def device(self) -> torch.device: ...
     def voting_layers(self, prompt_tokens: int) -> dict[int, Any]: ...
+    def sinks(self, number: int) -> torch.Tensor | None: ...
     def keys(self, layer_id: int) -> torch.Tensor: ...
 
 
@@ -43,13 +44,13 @@ def torch_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.
     return [
         max_votes(
             layer_votes(
-                prompt.queries[layer_id],
-                draft.keys(layer_id)[prompt.slots],
+                prompt.queries[number],
+                draft.keys(layer.layer_id)[prompt.slots],
                 scaling=layer.scaling,
                 logit_cap=layer.logit_cap,
                 pool_kernel=draft.config.pool_kernel,
             )
-            for layer_id, layer in draft.voting_layers(len(prompt.slots)).items()
+            for number, layer in draft.voting_layers(len(prompt.slots)).items()
         )
         for prompt in prompts
     ]
@@ -61,12 +62,12 @@ def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch
     packed = pack([prompt.slots for prompt in prompts], n_votes)
     layers = [draft.voting_layers(length) for length in lengths]
     out = torch.zeros(max(n_votes), sum(lengths), dtype=torch.float32, device=packed.slots.device)
-    for layer_id, layer in {name: layer for voting in layers for name, layer in voting.items()}.items():
+    for number, layer in {number: layer for voting in layers for number, layer in voting.items()}.items():
         accumulate_votes(
             out,
-            pad_sequence([prompt.queries[layer_id] for prompt in prompts], batch_first=True),
-            draft.keys(layer_id),
-            _voting(packed, [layer_id in voting for voting in layers]),
+            pad_sequence([prompt.queries[number] for prompt in prompts], batch_first=True),
+            draft.keys(layer.layer_id),
+            _voting(packed, [number in voting for voting in layers]),
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
             pool_kernel=draft.config.pool_kernel,

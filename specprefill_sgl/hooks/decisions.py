@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from specprefill_sgl import skipcode
-from specprefill_sgl.eligibility import ABORTED, dense_reason
+from specprefill_sgl import compat, skipcode
+from specprefill_sgl.eligibility import ABORTED, INPUT_EMBEDS, MULTIMODAL, SESSION, dense_reason
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
@@ -16,6 +16,8 @@ from specprefill_sgl.prompts import Outcome, Prompt
 from specprefill_sgl.selection import window_tail
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
+
+_NOT_TEXT = (ABORTED, MULTIMODAL, INPUT_EMBEDS, SESSION)  # reasons with which ids are not what was prefilled
 
 
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
@@ -62,19 +64,35 @@ def _given(*values: Any) -> Any:
 def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
     """The prompt with what earlier requests left in the radix cache: an earlier turn of it, or an undropped prefix.
 
-    What the cache lost of the earlier turn is selected from again. Its last token and, with larger pages, a part of a page
-    are never cached: they stay, since they end the answer.
+    What the cache lost of the earlier turn is selected from again. Its last token, with larger pages a part of a page, and of
+    a hybrid target what came after its last snapshot are never cached: they stay, since they end the answer.
     """
     prompt = _prompt(req, stage)
     cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
     turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
-    if turn is None or cached >= end:
+    if turn is None:
         return msgspec.structs.replace(prompt, cached=cached)
+    after_snapshot = _after_snapshot(scheduler)
+    if cached >= end - (after_snapshot if turn.is_whole else 0):
+        return msgspec.structs.replace(prompt, cached=max(cached, end))
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
     hit = _cached(scheduler, req, skipcode.encode(prompt.ids, kept))
-    if hit <= cached:
+    is_there = hit >= len(kept) - max(scheduler.page_size, after_snapshot)
+    if hit < cached or (hit == cached and not is_there):
         return msgspec.structs.replace(prompt, cached=cached)
-    return msgspec.structs.replace(prompt, kept=kept if hit >= len(kept) - scheduler.page_size else kept[:hit], cached=hit)
+    return msgspec.structs.replace(prompt, kept=kept if is_there else kept[:hit], cached=hit)
+
+
+def _after_snapshot(scheduler: Any) -> int:
+    """Most tokens that follow the last snapshot of a hybrid target's recurrent state in a finished request; else 0.
+
+    SGLang takes them on a grid while it prefills, at an interval while it decodes, and caches a request up to the last.
+    """
+    from sglang.srt.runtime_context import get_exec, mamba_checkpoint_grid, mamba_track_grid
+
+    if not (compat.is_hybrid(scheduler.model_config) and get_exec().mamba.enable_mamba_extra_buffer):
+        return 0
+    return mamba_checkpoint_grid(scheduler.page_size) + mamba_track_grid(scheduler.page_size)
 
 
 def _cached(scheduler: Any, req: Any, ids: array) -> int:
@@ -94,11 +112,15 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
     metrics_of(scheduler).decided(outcome, state.prompt_tokens)
-    if not state.is_sparse:
-        return
-    assert outcome.positions is not None
     stage = stage_of(scheduler)
     assert stage is not None
+    if not state.is_sparse:
+        if outcome.reason not in _NOT_TEXT and _after_snapshot(
+            scheduler
+        ):  # the cache alone does not tell where the answer ends
+            open_turns(scheduler).append((req, stage.remember_whole(_prompt(req, stage))))
+        return
+    assert outcome.positions is not None
     open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome)))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length

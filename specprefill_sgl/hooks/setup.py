@@ -40,7 +40,7 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
-    if draft.device.type == "cuda" and not kernels_can(config.pool_kernel, draft_config.head_dim):
+    if draft.device.type == "cuda" and not kernels_can(config.pool_kernel, compat.key_dim(draft_config)):
         logger.warning(
             "--spec-prefill: plain torch computes the scores, slower than the kernels: these take %s up to %d, heads up to %d.",
             flag("pool_kernel"),
@@ -55,6 +55,8 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
             flag("min_tokens"),
             config.min_tokens,
         )
+    if compat.never_run(scheduler.model_config):
+        logger.warning("--spec-prefill: sparse attention under Speculative Prefill was read, never run: check its answers.")
     window = scheduler.tp_worker.model_runner.sliding_window_size or 0
     if window:
         logger.warning(

@@ -24,11 +24,14 @@ def test_replays_of_graphs_that_share_memory():
     torch.manual_seed(0)
     weights = torch.randn(LAYERS, HEADS * DIM, HEADS * DIM, device="cuda")
     capture = QueryCapture(_Backend(), pool=None)
+    layers = [
+        SimpleNamespace(layer_id=layer_id, tp_q_head_num=HEADS, qk_head_dim=DIM, is_cross_attention=False)
+        for layer_id in range(LAYERS)
+    ]
 
     def model(x):
         seen = []
-        for layer_id, weight in enumerate(weights):
-            layer = SimpleNamespace(layer_id=layer_id, tp_q_head_num=HEADS, qk_head_dim=DIM, is_cross_attention=False)
+        for layer, weight in zip(layers, weights, strict=True):
             q = x @ weight
             seen.append(q)
             x = capture.forward(q, None, None, layer, None)
@@ -52,5 +55,5 @@ def test_replays_of_graphs_that_share_memory():
         x.normal_()
         _, expected = model(x)
         graph.replay()
-        for layer_id, q in capture.replayed(rows).items():
-            torch.testing.assert_close(q, expected[layer_id].view(size, HEADS, DIM)[:rows])
+        for number, q in capture.replayed(rows).items():
+            torch.testing.assert_close(q, expected[number].view(size, HEADS, DIM)[:rows])

@@ -29,6 +29,7 @@ def _layer(layer_id, *, cross=False):
 
 
 LAYERS = {layer_id: _layer(layer_id) for layer_id in (3, 0)}  # in the order of a forward
+NUMBERS = {0: 3, 1: 0}  # number -> layer_id
 
 
 def _forward(capture, queries):
@@ -57,9 +58,49 @@ def test_rows_are_recorded_while_armed_only(capture):
     capture.forward(torch.randn(5, HEADS * DIM), None, None, _layer(7, cross=True), None)
     _forward(capture, queries)
     taken = capture.disarm()
-    assert sorted(taken) == [0, 3]
-    assert all(torch.equal(taken[layer], queries[layer].view(5, HEADS, DIM)[[4, 1]]) for layer in taken)
+    assert sorted(taken) == sorted(NUMBERS)
+    assert all(torch.equal(taken[one], queries[NUMBERS[one]].view(5, HEADS, DIM)[[4, 1]]) for one in taken)
     assert capture.disarm() == {}
+
+
+def test_layers_that_share_a_layer_id_keep_their_queries_apart(capture):
+    """Gemma 4's layers that read the keys of another, the two attentions of a latent layer."""
+    one, other = _layer(5), _layer(5)
+    q = torch.randn(2, 1, HEADS * DIM)
+    capture.arm(torch.tensor([0]))
+    for layer, rows in ((one, q[0]), (other, q[1])):
+        capture.forward(rows, None, None, layer, None)
+    taken = capture.disarm()
+    assert [capture.layers[number].layer_id for number in taken] == [5, 5]
+    assert torch.equal(torch.stack(list(taken.values())), q.view(2, 1, HEADS, DIM))
+
+
+def test_sinks_are_recorded_with_the_queries(capture):
+    sinks = torch.randn(HEADS)
+    capture._backend.forward = lambda q, *_, **options: options["sinks"]
+    capture.arm(torch.tensor([0]))
+    assert capture.forward(torch.randn(1, HEADS * DIM), None, None, LAYERS[3], None, sinks=sinks) is sinks
+    assert capture.sinks == {0: sinks}
+
+
+def test_linear_layers_are_handed_on(capture):
+    """They call with keywords of their own and have no queries."""
+    capture._backend.forward = lambda **options: options
+    linear, batch = SimpleNamespace(layer_id=1), object()
+    capture.arm(torch.tensor([0]))
+    assert capture.forward(layer=linear, forward_batch=batch, mixed_qkv=3) == {
+        "layer": linear,
+        "forward_batch": batch,
+        "save_kv_cache": True,
+        "mixed_qkv": 3,
+    }
+    assert capture.disarm() == {}
+    assert capture.layers == {}
+
+
+def test_models_see_the_backend_they_ask_for(capture):
+    """Some assert that their attention backend is the hybrid one."""
+    assert isinstance(capture, _Backend)
 
 
 @pytest.mark.parametrize(("wanted", "size"), [(1, 1), (2, 4), (4, 4), (5, 8)])
@@ -75,9 +116,9 @@ def test_a_replay_of_the_smallest_graph_that_fits(capture, wanted, size):
     expected = {layer: q.view(size, HEADS, DIM)[:wanted].clone() for layer, q in graphs[size].items()}
     for q in graphs[size].values():  # the next replay must not reach what was taken
         q.zero_()
-    assert sorted(first) == [0, 3]
-    assert all(torch.equal(first[layer], expected[layer]) for layer in first)
-    assert sorted(capture.layers) == [0, 3]
+    assert sorted(first) == sorted(NUMBERS)
+    assert all(torch.equal(first[one], expected[NUMBERS[one]]) for one in first)
+    assert {one: layer.layer_id for one, layer in capture.layers.items()} == NUMBERS
 
 
 class _OtherPool(MHATokenToKVPool):

@@ -1,4 +1,4 @@
-"""Models whose attention is not understood are refused by role, on SGLang's own ModelConfig."""
+"""Models whose attention is not understood are refused by role, on SGLang's own ModelConfig; all others are accepted."""
 
 import json
 import shutil
@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from specprefill_sgl import compat
+from specprefill_sgl.compat import models
 from specprefill_sgl.config import ConfigError
+from tests.support.families import FAMILIES
 
 
 @pytest.fixture
@@ -24,9 +26,7 @@ def model_config(pair_of, tmp_path):
     return make
 
 
-DEEPSEEK = {
-    "model_type": "deepseek_v2",
-    "architectures": ["DeepseekV2ForCausalLM"],
+MLA = {
     "kv_lora_rank": 16,
     "q_lora_rank": None,
     "qk_nope_head_dim": 16,
@@ -34,30 +34,89 @@ DEEPSEEK = {
     "v_head_dim": 16,
     "num_key_value_heads": 6,
 }
+DSA = {**MLA, "architectures": ["DeepseekV32ForCausalLM"], "index_topk": 64, "index_head_dim": 32, "index_n_heads": 4}
 
 
 def test_ordinary_attention_is_accepted(model_config):
     compat.check_models(model_config("target"), model_config("draft"))
 
 
-def test_latent_attention_is_accepted_in_the_target_only(model_config):
-    latent, plain = model_config("latent", **DEEPSEEK), model_config()
-    compat.check_models(latent, plain)
-    with pytest.raises(ConfigError, match="--spec-prefill-draft-model-path must be a model with ordinary attention"):
-        compat.check_models(plain, latent)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_families_are_accepted(model_config, model_of, name):
+    """As target; as draft where the README's table says so."""
+    from sglang.srt.configs.model_config import ModelConfig
+
+    plain, model = model_config(), ModelConfig(model_path=str(model_of(name)), disable_hybrid_swa_memory=True)
+    compat.check_models(ModelConfig(model_path=str(model_of(name))), plain)
+    assert not compat.never_run(model)
+    if FAMILIES[name].is_draft:
+        compat.check_models(plain, model)
+    else:
+        with pytest.raises(ConfigError, match="draft model"):
+            compat.check_models(plain, model)
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"architectures": ["MiniMaxM3SparseForCausalLM"]}, "sparse or chunked attention"),
-        ({"is_hybrid_swa": True, "sliding_window": 64, "hybrid_layer_pattern": [0, 1]}, "sliding-window KV pool"),
-        ({"use_ngram_embedding": True, "ngram_embedding_n": 2}, "n-gram embeddings"),
-    ],
-)
-@pytest.mark.parametrize("role", ["target model", "draft model"])
-def test_other_attention_is_refused(model_config, changes, why, role):
-    odd, plain = model_config("odd", **changes), model_config()
-    with pytest.raises(ConfigError, match=why) as error:
-        compat.check_models(*((odd, plain) if role == "target model" else (plain, odd)))
-    assert role in str(error.value)
+@pytest.mark.parametrize("changes", [DSA, {"architectures": ["MiniMaxM3SparseForCausalLM"]}])
+def test_sparse_attention_is_accepted_in_the_target_only_and_known_to_be_unrun(model_config, changes):
+    sparse, plain = model_config("sparse", **changes), model_config()
+    compat.check_models(sparse, plain)
+    assert compat.never_run(sparse)
+    with pytest.raises(ConfigError, match=r"cannot serve this draft model \(--spec-prefill-draft-model-path\): a sparse index"):
+        compat.check_models(plain, sparse)
+
+
+REFUSED = {
+    "DeepSeek V4": {"architectures": ["DeepseekV4ForCausalLM"]},
+    "QSA": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 2048,
+        "indexer_compress_ratio": 4,
+    },
+    "index_kpool": {**DSA, "index_kpool": 4},
+    "Inkling": {"architectures": ["InklingForConditionalGeneration"]},
+    "n-gram": {"use_ngram_embedding": True, "ngram_embedding_n": 2},
+    "dual chunk": {"dual_chunk_attention_config": {"chunk_size": 64}},
+    "chunked attention": {"architectures": ["Llama4ForConditionalGeneration"]},
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize("role", ["target model (--model-path)", "draft model (--spec-prefill-draft-model-path)"])
+def test_other_attention_is_refused(model_config, name, role):
+    odd, plain = model_config(), model_config("other")
+    for setting, value in REFUSED[name].items():  # SGLang's ModelConfig of such a model wants all of its real settings
+        setattr(odd.hf_config, setting, value)
+    odd.use_ngram_embedding = getattr(odd.hf_config, "use_ngram_embedding", False)
+    odd.is_local_attention_model = odd.hf_config.architectures == ["Llama4ForConditionalGeneration"]
+    with pytest.raises(ConfigError, match=name) as error:
+        compat.check_models(*((odd, plain) if role.startswith("target") else (plain, odd)))
+    assert f"--spec-prefill cannot serve this {role}: " in str(error.value)
+
+
+def test_a_draft_of_windows_with_heads_of_their_own_is_refused(model_config):
+    odd, plain = model_config("odd", architectures=["Gemma4ForConditionalGeneration"]), model_config()
+    with pytest.raises(ConfigError, match="heads of their own sizes"):
+        compat.check_models(plain, odd)
+
+
+def test_a_key_of_latent_attention_is_its_latent(model_config):
+    latent = model_config("latent", **MLA, architectures=["DeepseekV2ForCausalLM"], model_type="deepseek_v2")
+    assert models.key_dim(latent) == 32
+    plain = model_config()
+    assert models.key_dim(plain) == plain.head_dim
+
+
+def test_prediction_heads_do_not_size_the_draft(model_config, tmp_path, pair_of):
+    """SGLang gives a draft worker as many layers as its configuration has prediction heads."""
+    from sglang.srt.model_executor.model_runner_components.layer_setup import resolve_layer_indices
+    from sglang.srt.server_args import ServerArgs
+
+    from specprefill_sgl.config import SpecPrefillConfig
+
+    target = model_config("with_heads", num_nextn_predict_layers=1)
+    config = SpecPrefillConfig(draft_model_path=str(tmp_path / "with_heads"))
+    draft = compat.draft_model_config(config, ServerArgs(model_path="m", device="cpu", dtype="float32"), target=target)
+    layers = [resolve_layer_indices(model=None, model_config=one, is_draft_worker=True) for one in (draft, target)]
+    assert [one.num_effective_layers for one in layers] == [draft.num_hidden_layers, 1]

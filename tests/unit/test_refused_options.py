@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from specprefill_sgl import compat
+from specprefill_sgl.compat import options
 from specprefill_sgl.config import ConfigError
 
 # first word of a row of compat's table -> the command lines that switch it on
@@ -83,7 +83,7 @@ def resolved(pair_of, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache"])
 def test_other_options_are_accepted(resolved, line):
-    compat.check_server_options(resolved(line))
+    options.check_server_options(resolved(line))
 
 
 def _flag(name):
@@ -91,13 +91,13 @@ def _flag(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [(name, line) for name, _, _ in compat._REJECTED_OPTIONS for line in COMMAND_LINES[_flag(name)]]
+    ("name", "line"), [(name, line) for name, _, _ in options._REJECTED_OPTIONS for line in COMMAND_LINES[_flag(name)]]
 )
 def test_each_option_is_refused_by_name(resolved, name, line):
     flag = _flag(name)
     server_args = resolved(line, architecture=ARCHITECTURES.get(flag), check=flag not in REFUSED_BY_SGLANG)
     with pytest.raises(ConfigError, match=re.escape(f"--spec-prefill cannot be combined with {name}:")):
-        compat.check_server_options(server_args)
+        options.check_server_options(server_args)
 
 
 @pytest.mark.parametrize("algorithm", ["EAGLE", "EAGLE3", "NEXTN", "STANDALONE"])
@@ -107,11 +107,11 @@ def test_speculation_that_the_cpu_platform_does_not_offer(resolved, pair_of, mon
     monkeypatch.setattr(current_platform, "supports_speculative_algorithm", lambda _: True, raising=False)
     server_args = resolved(f"--speculative-algorithm {algorithm} --speculative-draft-model-path {pair_of('llama')[1]}")
     with pytest.raises(ConfigError, match="--speculative-algorithm"):
-        compat.check_server_options(server_args)
+        options.check_server_options(server_args)
 
 
 def test_command_lines_are_of_options_that_are_refused():
-    assert COMMAND_LINES.keys() == {_flag(name) for name, _, _ in compat._REJECTED_OPTIONS}
+    assert COMMAND_LINES.keys() == {_flag(name) for name, _, _ in options._REJECTED_OPTIONS}
 
 
 def test_each_named_flag_is_one_of_sglangs():
@@ -119,31 +119,31 @@ def test_each_named_flag_is_one_of_sglangs():
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    flags = {flag for name, _, _ in compat._REJECTED_OPTIONS for flag in re.findall(r"--[\w-]+", name)}
+    flags = {flag for name, _, _ in options._REJECTED_OPTIONS for flag in re.findall(r"--[\w-]+", name)}
     assert flags <= parser._option_string_actions.keys()
 
 
-@pytest.mark.parametrize("backend", sorted(compat._UNSUPPORTED_BACKENDS))
+@pytest.mark.parametrize("backend", sorted(options._UNSUPPORTED_BACKENDS))
 @pytest.mark.parametrize("flag", ["--attention-backend", "--prefill-attention-backend", "--decode-attention-backend"])
 def test_attention_backends(resolved, flag, backend):
     with pytest.raises(ConfigError, match=f"--spec-prefill cannot be combined with {flag} {backend}:"):
-        compat.check_server_options(resolved(f"{flag} {backend}"))
+        options.check_server_options(resolved(f"{flag} {backend}"))
 
 
 def test_a_backend_that_sglang_renames(resolved):
     with pytest.raises(ConfigError, match="--attention-backend dsv4"):
-        compat.check_server_options(resolved("--attention-backend compressed"))
+        options.check_server_options(resolved("--attention-backend compressed"))
 
 
 @pytest.mark.parametrize("value", ["1", "true", "y"])
-@pytest.mark.parametrize("name", sorted(compat._REJECTED_ENVIRONMENT))
+@pytest.mark.parametrize("name", sorted(options._REJECTED_ENVIRONMENT))
 def test_environment(resolved, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
-        compat.check_server_options(resolved(""))
+        options.check_server_options(resolved(""))
 
 
 def test_untested_release_is_refused(monkeypatch):
-    monkeypatch.setattr(compat, "version", lambda name: "0.5.99")
+    monkeypatch.setattr(options, "version", lambda name: "0.5.99")
     with pytest.raises(ConfigError, match=r"0\.5\.99"):
-        compat.check_version()
+        options.check_version()

@@ -14,7 +14,7 @@ SLOTS = sum(LENGTHS) + 11
 
 
 class _Draft:
-    """Three layers, of which the last has a window of 100 tokens and votes on shorter prompts only."""
+    """Three layers, two on the same keys; one has sinks; the last, of a window of 100 tokens, votes on shorter prompts."""
 
     config, device = SimpleNamespace(pool_kernel=13), torch.device(DEVICE)
 
@@ -22,11 +22,16 @@ class _Draft:
         torch.manual_seed(0)
         self._keys = [torch.randn(SLOTS, 2, 16, device=DEVICE).to(dtype) for _ in range(3)]
         self._layers = [
-            SimpleNamespace(scaling=scaling, logit_cap=cap) for scaling, cap in ((0.25, 0.0), (0.3, 20.0), (0.25, 0.0))
+            SimpleNamespace(layer_id=layer_id, scaling=scaling, logit_cap=cap)
+            for layer_id, scaling, cap in ((2, 0.25, 0.0), (0, 0.3, 20.0), (0, 0.25, 0.0))
         ]
+        self._sinks = {1: torch.randn(6, device=DEVICE)}
 
     def voting_layers(self, prompt_tokens):
         return dict(enumerate(self._layers[: 3 if prompt_tokens < 100 else 2]))
+
+    def sinks(self, number):
+        return self._sinks.get(number)
 
     def keys(self, layer_id):
         return self._keys[layer_id]

@@ -22,6 +22,8 @@ class Family(NamedTuple):
         Environment its servers need, as target or draft.
     tolerance : float
         Largest difference of a logprob to transformers, in float32.
+    is_draft : bool
+        Whether it can be a draft.
     """
 
     model_class: str
@@ -31,6 +33,7 @@ class Family(NamedTuple):
     options: tuple[str, ...] = ()
     env: Mapping[str, str] = MappingProxyType({})
     tolerance: float = 1e-4
+    is_draft: bool = True
 
 
 SHAPE = {

@@ -1,4 +1,4 @@
-"""The only place that knows SGLang's releases: tested versions, names of its options and what of it cannot be combined.
+"""Tested releases of SGLang, the names of its options, and which of them cannot be combined with Speculative Prefill.
 
 Option names and attributes are those of SGLang 0.5.23.
 """
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.config import ConfigError
 
 TESTED_SGLANG = ("0.5.23",)
 
 # Attention backends that read token positions as KV indices, or select KV themselves; names after resolution, by which
 # SGLang calls `compressed` `dsv4`.
 _UNSUPPORTED_BACKENDS = {
-    "dsa", "dsv4", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "nsa", "qsa",
+    "dsv4", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "qsa",
 }  # fmt: skip
 
 # (flag as the user typed it, whether it is on once SGLang has resolved all flags, why it cannot be combined)
@@ -88,71 +88,3 @@ def check_server_options(server_args: Any) -> None:
     for name, why in _REJECTED_ENVIRONMENT.items():
         if getattr(envs, name).get():
             raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")
-
-
-def target_model_config(server_args: Any) -> Any:
-    """SGLang's ModelConfig of the target, for a process that has none yet."""
-    from sglang.srt.configs.model_config import ModelConfig
-
-    return ModelConfig.from_server_args(server_args)
-
-
-def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: Any) -> Any:
-    """SGLang's ModelConfig of the draft, from its own files, its context cut to the target's.
-
-    The target's `--quantization`, `--context-length` and `--json-model-override-args` are not the draft's.
-
-    Raises
-    ------
-    ConfigError
-        If the draft's configuration cannot be read, or its heads do not divide among the tensor-parallel ranks.
-    """
-    from sglang.srt.arg_groups.overrides import resolving_view
-    from sglang.srt.configs.model_config import ModelConfig
-
-    args = resolving_view(server_args)
-    try:
-        draft = ModelConfig(
-            model_path=config.draft_model_path,
-            trust_remote_code=args.trust_remote_code,
-            dtype=args.dtype,
-            model_impl=args.model_impl,
-        )
-    except Exception as error:
-        raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
-    heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size
-    if heads % ranks or max(kv_heads, ranks) % min(kv_heads, ranks):
-        raise ConfigError(
-            f"--tp-size {ranks} cannot be used with {flag('draft_model_path')} {config.draft_model_path}: the draft's {heads} "
-            f"attention heads ({kv_heads} key heads) cannot be divided among the ranks."
-        )
-    draft.context_len = min(draft.context_len, target.context_len)
-    return draft
-
-
-def check_models(target: Any, draft: Any) -> None:
-    """Refuse models whose attention Speculative Prefill does not understand.
-
-    Raises
-    ------
-    ConfigError
-        One sentence that names the model's role and the reason.
-    """
-    from sglang.srt.configs.hybrid_arch import mambaish_config
-    from sglang.srt.configs.model_config import AttentionArch, is_deepseek_dsa, is_minimax_sparse
-
-    for role, model in (("target model (--model-path)", target), (f"draft model ({flag('draft_model_path')})", draft)):
-        if not model.is_generation:
-            raise ConfigError(f"--spec-prefill needs a generative {role}.")
-        if model.is_encoder_decoder:
-            raise ConfigError(f"--spec-prefill does not support an encoder-decoder {role}.")
-        if mambaish_config(model) is not None or model.attention_arch == AttentionArch.SSM:
-            raise ConfigError(f"--spec-prefill does not support linear attention in the {role}.")
-        if model.is_hybrid_swa:
-            raise ConfigError(f"--spec-prefill does not support a sliding-window KV pool in the {role}.")
-        if is_deepseek_dsa(model.hf_config) or is_minimax_sparse(model.hf_config) or model.is_local_attention_model:
-            raise ConfigError(f"--spec-prefill does not support sparse or chunked attention in the {role}.")
-        if model.use_ngram_embedding or model.use_engram or hasattr(model.hf_config, "dual_chunk_attention_config"):
-            raise ConfigError(f"--spec-prefill does not support n-gram embeddings or dual chunk attention in the {role}.")
-    if draft.attention_arch != AttentionArch.MHA:
-        raise ConfigError(f"{flag('draft_model_path')} must be a model with ordinary attention, not latent attention.")

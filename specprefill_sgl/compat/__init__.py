@@ -1,0 +1,24 @@
+"""The only place that knows SGLang's releases, options and model families, and what of them cannot be combined."""
+
+from specprefill_sgl.compat.models import (
+    check_models,
+    draft_attention_backend,
+    draft_model_config,
+    is_hybrid,
+    key_dim,
+    never_run,
+    target_model_config,
+)
+from specprefill_sgl.compat.options import check_server_options, check_version
+
+__all__ = [
+    "check_models",
+    "check_server_options",
+    "check_version",
+    "draft_attention_backend",
+    "draft_model_config",
+    "is_hybrid",
+    "key_dim",
+    "never_run",
+    "target_model_config",
+]

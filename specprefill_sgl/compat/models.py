@@ -1,0 +1,177 @@
+"""Which models can be target and draft, and how the draft's is configured. Names are those of SGLang 0.5.23.
+
+Skip-coded ids touch only the keys of SGLang's radix tree, and positions only rotary embeddings: pools, windows, states and
+sparse indices are counted in kept tokens. What is refused reads positions or ids as something else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+
+# Attention backends that serve latent attention only.
+_LATENT_BACKENDS = {"cutedsl_mla", "dsa", "flashmla", "nsa", "trtllm_mla"}
+
+
+def target_model_config(server_args: Any) -> Any:
+    """SGLang's ModelConfig of the target, for a process that has none yet."""
+    from sglang.srt.configs.model_config import ModelConfig
+
+    return ModelConfig.from_server_args(server_args)
+
+
+def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: Any) -> Any:
+    """SGLang's ModelConfig of the draft, from its own files, its context cut to the target's.
+
+    The target's `--quantization`, `--context-length` and `--json-model-override-args` are not the draft's. Layers with sliding
+    windows keep their keys in the same pool as the others.
+
+    Raises
+    ------
+    ConfigError
+        If the draft's configuration cannot be read, or its heads do not divide among the tensor-parallel ranks.
+    """
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.configs.model_config import ModelConfig
+
+    args = resolving_view(server_args)
+    try:
+        draft = ModelConfig(
+            model_path=config.draft_model_path,
+            trust_remote_code=args.trust_remote_code,
+            dtype=args.dtype,
+            model_impl=args.model_impl,
+            disable_hybrid_swa_memory=True,
+        )
+    except Exception as error:
+        raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
+    heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size
+    if heads % ranks or max(kv_heads, ranks) % min(kv_heads, ranks):
+        raise ConfigError(
+            f"--tp-size {ranks} cannot be used with {flag('draft_model_path')} {config.draft_model_path}: the draft's {heads} "
+            f"attention heads ({kv_heads} key heads) cannot be divided among the ranks."
+        )
+    draft.context_len = min(draft.context_len, target.context_len)
+    draft.num_nextn_predict_layers = None  # else SGLang takes the draft for its prediction head and gives it that many layers
+    return draft
+
+
+def draft_attention_backend(server_args: Any) -> str | None:
+    """The draft's attention backend where the server's cannot serve ordinary attention; None: the server's."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    args = resolving_view(server_args)
+    named = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend}
+    return "triton" if named & _LATENT_BACKENDS else None
+
+
+def is_hybrid(model: Any) -> bool:
+    """Whether a ModelConfig has layers with a recurrent state."""
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+
+    return mambaish_config(model) is not None
+
+
+def key_dim(model: Any) -> int:
+    """Numbers of one key as the pool of a ModelConfig's attention layers holds it: a latent one's are the absorbed form's."""
+    return model.kv_lora_rank + model.qk_rope_head_dim if _is_latent(model) else model.head_dim
+
+
+def never_run(target: Any) -> bool:
+    """Whether a target is accepted from reading SGLang's source alone: its attention runs on GPUs only."""
+    return _is_sparse(target)
+
+
+def check_models(target: Any, draft: Any) -> None:
+    """Refuse models whose attention Speculative Prefill does not understand.
+
+    Parameters
+    ----------
+    target, draft : ModelConfig
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the model's role and the reason.
+    """
+    for role, model, reasons in (
+        ("target model (--model-path)", target, _REFUSED),
+        (f"draft model ({flag('draft_model_path')})", draft, (*_REFUSED, *_REFUSED_DRAFTS)),
+    ):
+        for holds, why in reasons:
+            if holds(model):
+                raise ConfigError(f"--spec-prefill cannot serve this {role}: {why}.")
+
+
+def _is_sparse(model: Any) -> bool:
+    from sglang.srt.configs.model_config import is_deepseek_dsa, is_minimax_sparse
+
+    return is_deepseek_dsa(model.hf_config) or is_minimax_sparse(model.hf_config)
+
+
+def _is_deepseek_v4(model: Any) -> bool:
+    from sglang.srt.configs.model_config import is_deepseek_v4
+
+    return is_deepseek_v4(model.hf_config)
+
+
+def _is_qsa(model: Any) -> bool:
+    from sglang.srt.configs.model_config import is_qwen4_exp
+    from sglang.srt.layers.attention.qsa.config import is_qwen_qsa
+
+    return is_qwen4_exp(model.hf_config) or is_qwen_qsa(model.hf_config)
+
+
+def _pools_indices(model: Any) -> bool:
+    from sglang.srt.configs.hybrid_arch import glm5_next_config
+    from sglang.srt.configs.model_config import get_dsa_index_kpool
+
+    return get_dsa_index_kpool(model.hf_config) > 1 or glm5_next_config(model) is not None
+
+
+def _is_ssm(model: Any) -> bool:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    return model.attention_arch == AttentionArch.SSM
+
+
+def _is_latent(model: Any) -> bool:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    return model.attention_arch == AttentionArch.MLA
+
+
+def _is_inkling(model: Any) -> bool:
+    return (model.hf_config.architectures or [""])[0].startswith("Inkling")
+
+
+def _hashes_ngrams(model: Any) -> bool:
+    return model.use_ngram_embedding or model.use_engram
+
+
+def _is_dual_chunk(model: Any) -> bool:
+    return hasattr(model.hf_config, "dual_chunk_attention_config")
+
+
+# (whether it holds of a ModelConfig, why such a model is refused)
+_REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda model: not model.is_generation, "it does not generate"),
+    (lambda model: model.is_encoder_decoder, "an encoder reads the whole prompt"),
+    (_is_ssm, "it has no attention layer, so nothing says which tokens matter or tells their positions"),
+    (_is_deepseek_v4, "DeepSeek V4 compresses keys by position"),
+    (_is_qsa, "Qwen's sparse attention (QSA) reads positions as KV indices"),
+    (_pools_indices, "its pooled sparse index (index_kpool) reads positions as KV indices"),
+    (_is_inkling, "Inkling tells sequences apart by their positions"),
+    (_hashes_ngrams, "n-gram embeddings hash neighbouring tokens, which dropping changes"),
+    (_is_dual_chunk, "dual chunk attention reads positions as KV indices"),
+    (lambda model: model.is_local_attention_model, "its chunked attention cuts by sequence length, not by position"),
+)
+
+_REFUSED_DRAFTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (_is_sparse, "a sparse index sees what it chose only, so it cannot score a prompt"),
+    (
+        lambda model: model.is_hybrid_swa_compress,
+        "its windowed layers have heads of their own sizes, and so pools of their own",
+    ),
+    (lambda model: is_hybrid(model) and _is_latent(model), "latent attention beside recurrent layers is not captured"),
+)
