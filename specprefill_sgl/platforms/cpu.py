@@ -43,9 +43,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
-        from specprefill_sgl.platforms.torch_attention import register
+        from specprefill_sgl.platforms import torch_attention, torch_minimax
 
-        register()
+        torch_attention.register()
+        torch_minimax.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:
