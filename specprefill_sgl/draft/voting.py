@@ -49,6 +49,7 @@ def torch_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.
                 scaling=layer.scaling,
                 logit_cap=layer.logit_cap,
                 pool_kernel=draft.config.pool_kernel,
+                sinks=draft.sinks(number),
             )
             for number, layer in draft.voting_layers(len(prompt.slots)).items()
         )
@@ -71,6 +72,7 @@ def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
             pool_kernel=draft.config.pool_kernel,
+            sinks=draft.sinks(number),
         )
     # contiguous, for the ranks to reduce
     return [votes[:n].contiguous() for votes, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]

@@ -53,10 +53,12 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_device,
             torch_gated_delta,
             torch_gates,
+            torch_minimax,
             torch_snapshots,
         )
 
-        for part in (torch_attention, torch_convolution, torch_device, torch_gated_delta, torch_gates, torch_snapshots):
+        parts = (torch_attention, torch_convolution, torch_device, torch_gated_delta, torch_gates, torch_minimax, torch_snapshots)
+        for part in parts:
             part.register()
 
 

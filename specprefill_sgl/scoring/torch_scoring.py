@@ -7,7 +7,13 @@ from torch.nn.functional import avg_pool1d
 
 
 def layer_votes(
-    queries: torch.Tensor, keys: torch.Tensor, *, scaling: float, logit_cap: float, pool_kernel: int
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    *,
+    scaling: float,
+    logit_cap: float,
+    pool_kernel: int,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pooled attention of one layer onto the prompt, max over its heads.
 
@@ -23,6 +29,8 @@ def layer_votes(
         The layer's cap (cap * tanh(x / cap)); 0 for none.
     pool_kernel : int
         Odd width of the average pooling over positions, zero padding counted.
+    sinks : [heads], optional
+        One more logit per head in the normaliser; its own weight is dropped.
 
     Returns
     -------
@@ -30,17 +38,22 @@ def layer_votes(
 
     Notes
     -----
-    One key head at a time, so that scratch is votes * (heads / kv_heads) * prompt_tokens floats.
+    One key head at a time, so that scratch is votes * (heads / kv_heads) * prompt_tokens floats. A head that parks its mass
+    on its sink has little left for the prompt: without the sink in the normaliser it would win the max over heads.
     """
     votes, heads, dim = queries.shape
-    kv_heads = keys.shape[1]
+    n, kv_heads, _ = keys.shape
     grouped = queries.float().view(votes, kv_heads, heads // kv_heads, dim)
+    sink_of = None if sinks is None else sinks.float().view(kv_heads, -1, 1)
     best = None
     for head in range(kv_heads):
         logits = torch.matmul(grouped[:, head], keys[:, head].float().T) * scaling
         if logit_cap > 0:
             logits = logit_cap * torch.tanh(logits / logit_cap)
-        pooled = avg_pool1d(logits.softmax(dim=-1), pool_kernel, stride=1, padding=pool_kernel // 2).amax(dim=1)
+        if sink_of is not None:
+            logits = torch.cat([logits, sink_of[head].expand(votes, -1, 1)], dim=-1)
+        attention = logits.softmax(dim=-1)[..., :n]
+        pooled = avg_pool1d(attention, pool_kernel, stride=1, padding=pool_kernel // 2).amax(dim=1)
         best = pooled if best is None else torch.maximum(best, pooled)
     assert best is not None
     return best

@@ -102,9 +102,9 @@ def _partial_lse(
 
 @triton.jit(do_not_specialize=["splits", "out_vote"])
 def _pooled_max(
-    out, partials, queries, keys, slots, starts, n_votes, out_vote, q_prompt, q_vote, q_head, k_slot, k_head, scaling, cap,
-    votes, kv_heads, group, tiles, splits, pool: tl.constexpr, paired: tl.constexpr, max_splits: tl.constexpr,
-    capped: tl.constexpr, native: tl.constexpr, tile_heads: tl.constexpr, tile_votes: tl.constexpr,
+    out, partials, sinks, queries, keys, slots, starts, n_votes, out_vote, q_prompt, q_vote, q_head, k_slot, k_head, scaling,
+    cap, votes, kv_heads, group, tiles, splits, pool: tl.constexpr, paired: tl.constexpr, max_splits: tl.constexpr,
+    sunk: tl.constexpr, capped: tl.constexpr, native: tl.constexpr, tile_heads: tl.constexpr, tile_votes: tl.constexpr,
     head_dim: tl.constexpr, block_dim: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Second pass, one program for `block - 2 * halo` tokens of a prompt: pooled attention, max over heads and with `out`."""
@@ -133,7 +133,13 @@ def _pooled_max(
             lse = tl.load(partials + part, mask=(split < splits)[:, None] & counts[None, :], other=float("-inf"))
             lse = tl.where(counts[None, :], lse, 0.0)
             top = tl.max(lse, axis=0)
-            lse = top + tl.log(tl.sum(tl.exp(lse - top[None, :]), axis=0))
+            if sunk:  # one more logit per head in the normaliser
+                sink = tl.load(sinks + head, mask=counts, other=float("-inf")).to(tl.float32)
+                top = tl.maximum(top, sink)
+            total = tl.sum(tl.exp(lse - top[None, :]), axis=0)
+            if sunk:
+                total += tl.exp(sink - top)
+            lse = top + tl.log(total)
             unusable += tl.sum(lse * 0.0, axis=0)
             logits = _logits(q, k, scaling, cap, capped, native)
             attention = tl.where(counts[:, None] & inside[None, :], tl.exp(logits - lse[:, None]), 0.0)
@@ -156,6 +162,7 @@ def accumulate_votes(
     scaling: float,
     logit_cap: float,
     pool_kernel: int,
+    sinks: torch.Tensor | None = None,
 ) -> None:
     """Raise `out` to one layer's pooled attention onto the prompts, max over its heads. Nothing waits for the device.
 
@@ -173,6 +180,8 @@ def accumulate_votes(
         The layer's softmax scale and cap (cap * tanh(x / cap)); 0 for no cap.
     pool_kernel : int
         Odd width of the average pooling over positions, zero padding counted.
+    sinks : [heads], optional
+        One more logit per head in the normaliser; its own weight is dropped.
 
     Raises
     ------
@@ -203,8 +212,9 @@ def accumulate_votes(
         partials, *inputs, *strides, *sizes, split_tokens, capped=capped, num_warps=4, **tile
     )
     _pooled_max[triton.cdiv(packed.max_tokens, block - 2 * (pool_kernel // 2)), prompts](
-        out, partials, *inputs, out.stride(0), *strides, *sizes,
-        pool=pool_kernel, paired=keys.is_cuda, max_splits=MAX_SPLITS, capped=capped, num_warps=8, **tile,
+        out, partials, partials if sinks is None else sinks.contiguous(), *inputs, out.stride(0), *strides, *sizes,
+        pool=pool_kernel, paired=keys.is_cuda, max_splits=MAX_SPLITS, sunk=sinks is not None, capped=capped,
+        num_warps=8, **tile,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ H200 = GPUTarget("cuda", 90, 32)
 TYPES = {
     "out": "*fp32",
     "partials": "*fp32",
+    "sinks": "*bf16",
     "slots": "*i64",
     "starts": "*i64",
     "n_votes": "*i32",
@@ -32,17 +33,17 @@ def compile_for_h200(kernel, keys: str, constants: dict, num_warps: int):
 
 
 def main() -> None:
-    """Dtypes, head sizes and caps that take different paths."""
-    for keys, head_dim, group, pool_kernel, capped in (
-        ("bf16", 64, 4, 13, False),
-        ("bf16", 128, 7, 13, True),
-        ("fp16", 256, 2, 63, False),
-        ("fp32", 64, 1, 13, True),
+    """Dtypes, head sizes, caps and sinks that take different paths."""
+    for keys, head_dim, group, pool_kernel, capped, sunk in (
+        ("bf16", 64, 8, 13, False, True),
+        ("bf16", 128, 7, 13, True, False),
+        ("fp16", 256, 2, 63, False, False),
+        ("fp32", 64, 1, 13, True, True),
     ):
         sizes = triton_scoring.tile_sizes(8, group, head_dim, pool_kernel, native=keys != "fp32")
         sizes["capped"] = capped
         first = compile_for_h200(triton_scoring._partial_lse, keys, sizes, 4)
-        sizes |= {"pool": pool_kernel, "paired": True, "max_splits": triton_scoring.MAX_SPLITS}
+        sizes |= {"pool": pool_kernel, "paired": True, "max_splits": triton_scoring.MAX_SPLITS, "sunk": sunk}
         second = compile_for_h200(triton_scoring._pooled_max, keys, sizes, 8)
         for compiled in (first, second):
             print(compiled.metadata.name, compiled.metadata.shared)

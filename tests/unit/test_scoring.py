@@ -17,6 +17,24 @@ def test_matches_the_transcription(heads, kv_heads, dim, n, kernel, cap):
     torch.testing.assert_close(got.double(), transcribed(queries, keys, dim**-0.5, cap, kernel), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(("n", "cap"), [(1, 0.0), (70, 0.0), (70, 0.7)])
+def test_sinks_match_the_transcription(heads, kv_heads, n, cap):
+    torch.manual_seed(n * heads)
+    queries, keys, sinks = torch.randn(3, heads, 16) * 2, torch.randn(n, kv_heads, 16), torch.randn(heads) * 3
+    got = layer_votes(queries, keys, scaling=0.25, logit_cap=cap, pool_kernel=13, sinks=sinks)
+    torch.testing.assert_close(got.double(), transcribed(queries, keys, 0.25, cap, 13, sinks), rtol=1e-5, atol=1e-7)
+
+
+def test_a_head_that_parks_its_mass_on_its_sink_has_no_say():
+    """The first head alone knows the fourth token, but nearly all of its mass is the sink's; the second is indifferent."""
+    queries, keys = torch.tensor([[[8.0], [0.0]]]), torch.zeros(6, 1, 1)
+    keys[3] = 1
+    sinks = torch.tensor([20.0, -20.0])
+    got = layer_votes(queries, keys, scaling=1.0, logit_cap=0.0, pool_kernel=1, sinks=sinks)
+    torch.testing.assert_close(got, torch.full((1, 6), 1 / 6))
+
+
 def test_max_over_layers_then_mean_over_votes_then_mean_over_chunks():
     one = torch.tensor([[1.0, 0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 2.0, 0.0, 0.0]])
     other = torch.tensor([[0.0, 3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 2.0]])

@@ -36,27 +36,38 @@ def paged_keys(packed, n_slots, kv_heads, dim, dtype):
     return buffer[..., :dim]
 
 
-def wanted(packed, queries, keys, *, scaling, logit_cap, pool_kernel):
+def wanted(packed, queries, keys, *, scaling, logit_cap, pool_kernel, sinks=None):
     """The transcription of each prompt on its own, float64 [votes, total_tokens]."""
     columns = []
     for prompt, (begin, end) in enumerate(packed.starts.unfold(0, 2, 1).tolist()):
         votes = torch.zeros(queries.shape[1], end - begin, dtype=torch.float64)
         valid = int(packed.n_votes[prompt])
         own = keys[packed.slots[begin:end]].cpu()
-        votes[:valid] = transcribed(queries[prompt, :valid].cpu(), own, scaling, logit_cap, pool_kernel)
+        votes[:valid] = transcribed(queries[prompt, :valid].cpu(), own, scaling, logit_cap, pool_kernel, sinks)
         columns.append(votes)
     return torch.cat(columns, dim=1)
 
 
 def check(
-    lengths, *, heads=2, kv_heads=1, dim=16, votes=2, n_votes=None, dtype=torch.float32, pool_kernel=13, cap=0.0, layers=1
+    lengths,
+    *,
+    heads=2,
+    kv_heads=1,
+    dim=16,
+    votes=2,
+    n_votes=None,
+    dtype=torch.float32,
+    pool_kernel=13,
+    cap=0.0,
+    layers=1,
+    sinks=None,
 ):
     torch.manual_seed(sum(lengths) + heads + dim)
     n_votes = [votes] * len(lengths) if n_votes is None else n_votes
     packed, n_slots = packed_prompts(lengths, n_votes)
     got = torch.zeros(votes, sum(lengths), device=DEVICE)
     want = torch.zeros(votes, sum(lengths), dtype=torch.float64)
-    settings = {"scaling": dim**-0.5, "logit_cap": cap, "pool_kernel": pool_kernel}
+    settings = {"scaling": dim**-0.5, "logit_cap": cap, "pool_kernel": pool_kernel, "sinks": sinks}
     for _ in range(layers):
         queries = (2 * torch.randn(len(lengths), votes, heads, dim, device=DEVICE)).to(dtype)
         for prompt, valid in enumerate(n_votes):
@@ -99,6 +110,15 @@ def test_numbers_of_votes_and_queries_that_do_not_vote(votes):
 def test_parts_of_many_blocks(max_splits, monkeypatch):
     monkeypatch.setattr(triton_scoring, "MAX_SPLITS", max_splits)
     check([300, 5, 130], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize(("heads", "kv_heads", "votes", "cap"), [(6, 2, 3, 0.0), (7, 1, 2, 5.0), (2, 2, 8, 0.0)])
+def test_sinks(heads, kv_heads, votes, cap, size, dtype):
+    sinks = (size * torch.linspace(-1, 1, heads, device=DEVICE)).to(dtype)
+    n_votes = [votes, 0, votes // 2]
+    check([150, 5, 64], heads=heads, kv_heads=kv_heads, votes=votes, n_votes=n_votes, cap=cap, dtype=dtype, sinks=sinks)
 
 
 def test_layers_accumulate():

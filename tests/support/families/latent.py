@@ -42,5 +42,11 @@ FAMILIES: dict[str, Family] = {
         "DeepseekV3Config",
         {**_SHAPE, "rope_parameters": _YARN, "q_lora_rank": 48, "n_group": 2, "topk_group": 1},
         {"moe_layer_freq": 1, "topk_method": "noaux_tc", "scoring_func": "sigmoid"},
-    ),
+    ),  # Kimi K2 too
+    "glm4_moe_lite": Family(
+        "Glm4MoeLiteForCausalLM",
+        "Glm4MoeLiteConfig",
+        {**_SHAPE, "q_lora_rank": 48},
+        {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+    ),  # GLM-4.7-Flash
 }

@@ -1,4 +1,4 @@
-"""Sliding windows in some layers, with pools of their own."""
+"""Sliding windows in some layers, with pools of their own unless said otherwise."""
 
 from tests.support.families.family import SHAPE, Family
 
@@ -7,4 +7,46 @@ _EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size":
 
 FAMILIES = {
     "mellum": Family("MellumForCausalLM", "MellumConfig", {**SHAPE, **_EXPERTS, "sliding_window": 64, "layer_types": _LAYERS}),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128},
+        options=("--attention-backend", "intel_amx", "--moe-runner-backend", "triton"),
+    ),  # sinks
+    "gemma3": Family(
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {**SHAPE, "sliding_window": 64, "query_pre_attn_scalar": 32, "layer_types": _LAYERS},
+    ),  # one pool: SGLang keeps all of Gemma 2 and 3
+    "mimo_v2_flash": Family(
+        "MiMoV2FlashForCausalLM",
+        "MiMoV2FlashConfig",
+        {
+            **SHAPE,
+            "num_key_value_heads": 1,
+            "v_head_dim": 16,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "sliding_window": 64,
+            "layer_types": _LAYERS,
+        },
+        {
+            "hybrid_layer_pattern": [1, 1, 0, 0],
+            "moe_layer_freq": [0, 1, 1, 1],
+            "sliding_window_size": 64,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 2,
+            "swa_head_dim": 32,
+            "swa_v_head_dim": 16,
+            "add_swa_attention_sink_bias": True,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+            "layernorm_epsilon": 1e-5,
+            "rope_theta": 5_000_000.0,
+            "swa_rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.334,
+        },
+        options=("--attention-backend", "intel_amx"),
+    ),  # sinks in windowed layers only, values smaller than keys, and pools of other head counts
 }

@@ -1,0 +1,76 @@
+"""Stock SGLang on the CPU platform alone equals Hugging Face to the token, for families its own torch attention fails on.
+
+Prompts are prefilled in chunks of 256 tokens, so that windows and latents cross chunks.
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.support import reference
+from tests.support.families import FAMILIES, latent, mixture, save, windowed
+from tests.support.server import Server, serve
+from tests.support.tiny_models import prompt_ids
+
+LENGTHS = (40, 300, 900)
+NEW_TOKENS = 8
+ALWAYS = ("deepseek_v3", "mellum")
+ROWS = [
+    pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
+    for name in sorted({**mixture.FAMILIES, **windowed.FAMILIES, **latent.FAMILIES})
+]
+
+
+class Stock:
+    """A server without this package's feature, and the model it serves, read by Hugging Face."""
+
+    def __init__(self, server: Server, model: torch.nn.Module, tolerance: float):
+        self.server, self.tolerance = server, tolerance
+
+        @functools.cache
+        def greedy(ids: tuple[int, ...]):
+            return reference.greedy(model, list(ids), range(len(ids)), len(ids), NEW_TOKENS)
+
+        self._greedy = greedy
+
+    def check(self, ids: list[int]) -> int:
+        """Ask for the answer, which must be the reference's; returns how many tokens of the prompt were cached."""
+        reply = self.server.generate(ids, params={"max_new_tokens": NEW_TOKENS}, return_logprob=True)
+        tokens, logprobs = self._greedy(tuple(ids))
+        assert reply["output_ids"] == tokens
+        assert [p[0] for p in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=self.tolerance)
+        return reply["meta_info"]["cached_tokens"]
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def stock(request, tmp_path_factory):
+    family, folder = FAMILIES[request.param], tmp_path_factory.mktemp(request.param)
+    path = save(request.param, folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    pressed = ("--max-total-tokens", "4000", "--chunked-prefill-size", "256", "--max-running-requests", "4")
+    with serve(folder, path, *pressed, *family.options, env={"SGLANG_PLUGINS": "specprefill_cpu", **family.env}) as server:
+        yield Stock(server, model, family.tolerance)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_fresh_cached_and_extended(stock, length):
+    stock.server.flush()
+    ids = prompt_ids(length, seed=length)
+    assert stock.check(ids) == 0
+    assert stock.check(ids) == length - 1
+    assert stock.check(ids + prompt_ids(70, seed=1)) >= length
+
+
+def test_mixed_requests_under_eviction(stock):
+    """Sixty requests, four at a time, whose prompts do not fit the pool together: slots of both pools are used again."""
+    stock.server.flush()
+    prompts = [prompt_ids(length, seed=length) for length in (900, 31, 300, 610, 97, 700, 16, 450, 820, 200, 64, 530)]
+    stock.check(prompts[0])
+    with ThreadPoolExecutor(4) as clients:
+        hits = list(clients.map(stock.check, prompts[1:] * 5 + prompts[:5]))
+    assert any(hits)
+    assert hits[-5] == 0  # evicted: the pool was short
+    stock.check(prompts[0])
