@@ -43,10 +43,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
-        from specprefill_sgl.platforms import torch_attention, torch_convolution
+        from specprefill_sgl.platforms import torch_attention, torch_convolution, torch_mamba2
 
         torch_attention.register()
         torch_convolution.register()
+        torch_mamba2.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:
