@@ -33,6 +33,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         if ranks > len(get_cpu_ids_by_node()):
             os.environ.setdefault(_BINDING, cores_per_rank(sorted(os.sched_getaffinity(0)), ranks))
 
+    def support_mamba_cache_extra_buffer(self) -> bool:
+        """Recurrent states are copied while requests go on from them, as on CUDA."""
+        return True
+
     def get_torch_profiler_activity_str(self) -> str:
         """No activity of torch's: SGLang profiles CPUs anyway, and asks every out-of-tree platform for one more."""
         return "CPU_PLATFORM"
@@ -43,11 +47,21 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
-        from specprefill_sgl.platforms import torch_attention, torch_convolution, torch_mamba2
+        from specprefill_sgl.platforms import (
+            torch_attention,
+            torch_convolution,
+            torch_device,
+            torch_gated_delta,
+            torch_gates,
+            torch_kimi_delta,
+            torch_mamba2,
+            torch_snapshots,
+        )
 
-        torch_attention.register()
-        torch_convolution.register()
+        for part in (torch_attention, torch_convolution, torch_device, torch_gated_delta, torch_gates, torch_snapshots):
+            part.register()
         torch_mamba2.register()
+        torch_kimi_delta.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:
