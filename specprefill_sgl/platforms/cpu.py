@@ -53,13 +53,17 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_device,
             torch_gated_delta,
             torch_gates,
+            torch_kimi_delta,
+            torch_mamba2,
             torch_minimax,
             torch_snapshots,
         )
 
-        parts = (torch_attention, torch_convolution, torch_device, torch_gated_delta, torch_gates, torch_minimax, torch_snapshots)
-        for part in parts:
-            part.register()
+        torch_attention.register()
+        for of_linear_layers in (torch_convolution, torch_gates, torch_gated_delta, torch_mamba2, torch_kimi_delta):
+            of_linear_layers.register()
+        for other in (torch_device, torch_snapshots, torch_minimax):
+            other.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from transformers.models.kimi_linear.modeling_kimi_linear import chunk_kimi_delta_attention, recurrent_kimi_delta_attention
 
+from specprefill_sgl.platforms.replacement import replace
+
 CHUNK = 64  # tokens, of SGLang's `track_chunk_idx` and of transformers' blocks
 
 
@@ -140,3 +142,10 @@ def packed_decode(
     )
     out.copy_(attended)
     initial_state[slots] = state.mT.to(initial_state.dtype)
+
+
+def register() -> None:
+    """Attend with these in this process."""
+    kernels = "sglang.kernels.ops.attention.fla"
+    replace(f"{kernels}.kda", chunk_kda=chunk_kda)
+    replace(f"{kernels}.fused_recurrent", fused_recurrent_kda_packed_decode=packed_decode)

@@ -4,11 +4,15 @@ SGLang keeps one state per request, float32 [slots, heads, head_dim, state], and
 other. transformers computes one sequence, or one token of each of several.
 """
 
+import importlib
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan, mamba2_selective_state_update
+
+from specprefill_sgl.platforms.replacement import replace
+from specprefill_sgl.platforms.torch_convolution import causal_conv1d_fn, causal_conv1d_update
 
 
 def chunk_scan(
@@ -116,3 +120,14 @@ def state_update(
     current = state[slots].float()
     out.copy_(mamba2_selective_state_update(current, x, dt.float(), A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, z=z))
     state[slots] = current.to(state.dtype)
+
+
+def register() -> None:
+    """Scan with these in this process."""
+    kernels = "sglang.kernels.ops.mamba.triton_ops"
+    replace(f"{kernels}.ssd_combined", mamba_chunk_scan_combined=chunk_scan)
+    replace(f"{kernels}.ssu_dispatch", selective_state_update=state_update)  # its backend holds the kernel already
+    mixer = importlib.import_module("sglang.srt.layers.attention.mamba.mamba")
+    for suffix in ("", "_triton"):  # without a GPU it imports neither, and calls one of them
+        setattr(mixer, f"causal_conv1d_fn{suffix}", causal_conv1d_fn)
+        setattr(mixer, f"causal_conv1d_update{suffix}", causal_conv1d_update)

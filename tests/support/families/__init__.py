@@ -50,7 +50,9 @@ def _spread(model: torch.nn.Module) -> None:
     """Give biases, norms and sinks values that matter: an implementation that drops them must fail."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") and "correction" not in name:
+            if name.endswith("dt_bias"):
+                parameter.uniform_(-7.0, -2.0)  # time steps of 0.001 to 0.1, as trained: states outlive chunks and prefixes
+            elif name.endswith("bias") and "correction" not in name:
                 parameter.normal_(std=0.1)
             elif "q_norm" in name or "k_norm" in name:
                 parameter.uniform_(1.0, 1.6)
