@@ -3,6 +3,8 @@
 Prompts span several chunks of prefill and states are kept on a grid of 64 tokens, so that requests resume from them.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.support import families, reference
@@ -12,7 +14,8 @@ from tests.support.tiny_models import prompt_ids
 CHUNK = 256  # tokens of one prefill
 LENGTHS = (40, 300, 900)
 NEW_TOKENS = 8
-LONG_ANSWER = 300  # decodes pass the 256 tokens at which `extra_buffer` keeps another state
+GRID = 64  # `extra_buffer` keeps a prefill's state at a multiple of it, the last one in the chunk
+DECODE_GRID = 256  # and a decode's at a multiple of this
 STRATEGIES = {
     "extra_buffer": (),  # SGLang's choice, with overlapped scheduling
     "no_buffer": ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
@@ -40,14 +43,17 @@ def case(request, tmp_path_factory, hugging_face):
         yield server, strategy, hugging_face(model), family.tolerance
 
 
-def check(case, ids: list[int], new_tokens: int = NEW_TOKENS) -> tuple[int, list[int]]:
-    """One request equals transformers, to the token; how many tokens came from the cache, and the answer."""
-    server, _, model, tolerance = case
-    reply = server.generate(ids, params={"max_new_tokens": new_tokens}, return_logprob=True)
-    tokens, logprobs = reference.greedy(model, ids, range(len(ids)), len(ids), new_tokens)
+def ask(case, ids: list[int], new_tokens: int = NEW_TOKENS) -> dict:
+    return case[0].generate(ids, params={"max_new_tokens": new_tokens}, return_logprob=True)
+
+
+def check(case, ids: list[int], reply: dict) -> int:
+    """The reply equals transformers, to the token; returns how many tokens of the prompt came from the cache."""
+    _, _, model, tolerance = case
+    tokens, logprobs = reference.greedy(model, ids, range(len(ids)), len(ids), len(reply["output_ids"]))
     assert reply["output_ids"] == tokens
     assert [p[0] for p in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=tolerance)
-    return reply["meta_info"]["cached_tokens"], tokens
+    return reply["meta_info"]["cached_tokens"]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -55,9 +61,28 @@ def test_fresh_cached_and_extended(case, length):
     server, strategy, *_ = case
     server.flush()
     ids = prompt_ids(length, seed=length)
-    assert check(case, ids)[0] == 0
-    again, _ = check(case, ids)
-    extended, _ = check(case, ids + prompt_ids(77, seed=1))
-    kept = length // 64 * 64 if strategy == "extra_buffer" else 0  # a state can only be resumed from where one was kept
-    assert again >= min(kept, (length - 1) // CHUNK * CHUNK)
-    assert extended >= kept
+    longer = ids + prompt_ids(77, seed=1)
+    assert check(case, ids, ask(case, ids)) == 0
+    again = check(case, ids, ask(case, ids))
+    extended = check(case, longer, ask(case, longer))
+    if strategy == "extra_buffer":  # `no_buffer` keeps states at ends of chunks and answers only, and not all of them
+        assert again == extended == length // GRID * GRID
+
+
+def test_next_turn_resumes_from_a_state_of_the_answer(case):
+    case[0].flush()
+    ids = prompt_ids(130, seed=2)
+    first = ask(case, ids, new_tokens=DECODE_GRID - len(ids) + 10)
+    check(case, ids, first)
+    turn = ids + first["output_ids"] + prompt_ids(50, seed=3)
+    assert check(case, turn, ask(case, turn)) >= DECODE_GRID
+
+
+def test_requests_that_run_together(case):
+    """Prefills of several sequences, and decodes of several slots, each on its own grid."""
+    case[0].flush()
+    prompts = [prompt_ids(length, seed=length) for length in (50, 700, 333, 64, 65)]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        replies = list(pool.map(lambda ids: ask(case, ids), prompts))
+    for ids, reply in zip(prompts, replies, strict=True):
+        check(case, ids, reply)
