@@ -4,6 +4,7 @@ One file per family; a model is a row. Any of them can be a target, and a draft 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,22 +36,33 @@ def save(name: str, folder: Path, seed: int = 7) -> Path:
     import transformers
 
     family = FAMILIES[name]
-    config = getattr(transformers, family.config_class)(**{**_COMMON, **family.settings})
+    settings = _merged({"text_config": _COMMON} if "text_config" in family.settings else _COMMON, family.settings)
+    config = getattr(transformers, family.config_class)(**settings)
     torch.manual_seed(seed)
     model = getattr(transformers, family.model_class)(config).float()
     _spread(model)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if family.also is not None:
+        family.also(folder)
     written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, **family.written}))
+    (folder / "config.json").write_text(json.dumps(_merged(written, family.written)))
     return folder
+
+
+def _merged(settings: Mapping, more: Mapping) -> dict:
+    """Both, and both of each nested mapping; `more` wins."""
+    both = {**settings, **more}
+    return {k: _merged(settings.get(k, {}), v) if isinstance(v, Mapping) else v for k, v in both.items()}
 
 
 def _spread(model: torch.nn.Module) -> None:
     """Give biases, norms and sinks values that matter: an implementation that drops them must fail."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("dt_bias"):
+            if name.endswith("linear_attn.A_log"):
+                parameter.uniform_(-5, -1)  # or recurrent states forget all but the last token
+            elif name.endswith("dt_bias") and "linear_attn" not in name:
                 parameter.uniform_(-7.0, -2.0)  # time steps of 0.001 to 0.1, as trained: states outlive chunks and prefixes
             elif name.endswith("bias") and "correction" not in name:
                 parameter.normal_(std=0.1)
@@ -60,3 +72,10 @@ def _spread(model: torch.nn.Module) -> None:
                 parameter.copy_(torch.randn_like(parameter).bfloat16())  # SGLang holds them in bfloat16
             elif model.config.model_type.startswith("gemma") and "post_" in name:
                 parameter.fill_(8.0)  # or its scaled, tied embedding outweighs the layers and one token is repeated
+
+
+def hugging_face_model(name: str, folder: Path) -> torch.nn.Module:
+    """A saved model in transformers, float32, in evaluation mode."""
+    import transformers
+
+    return getattr(transformers, FAMILIES[name].model_class).from_pretrained(folder, dtype=torch.float32).eval()
