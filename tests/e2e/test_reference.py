@@ -89,8 +89,10 @@ def test_a_windowed_target_keeps_its_window(pair_of, hugging_face, tmp_path):
     length, keep_ratio = 1023, 0.5
     importance = reference.draft_importance(hugging_face(draft), prompt_ids(length, seed=length), eos_ids=(EOS,))
     with serve(tmp_path, target, *sparse_options(draft), "--disable-radix-cache") as server:
-        for fields, keep_last in (({}, 128), ({"spec_prefill_keep_last": 0}, 0), ({"spec_prefill_keep_last": 300}, 300)):
+        asked = {128: {}, 0: {"spec_prefill_keep_last": 0}, 300: {"spec_prefill_keep_last": 300}}
+        chosen = {last: reference.select_chunks(importance, keep_ratio=keep_ratio, keep_last=last) for last in asked}
+        assert len({tuple(positions) for positions in chosen.values()}) == len(asked)
+        for keep_last, fields in asked.items():
             custom = {"spec_prefill_keep_ratio": keep_ratio, "spec_prefill_return_positions": True, **fields}
             reply = server.generate(prompt_ids(length, seed=length), custom=custom)
-            kept = reference.select_chunks(importance, keep_ratio=keep_ratio, keep_last=keep_last)
-            assert reply["meta_info"]["spec_prefill"]["positions"] == kept
+            assert reply["meta_info"]["spec_prefill"]["positions"] == chosen[keep_last]

@@ -1,0 +1,86 @@
+"""What a draft takes of a device's memory, and what a prompt takes of the target's: from configurations, nothing is loaded.
+
+All figures are per tensor-parallel rank. `model` is SGLang's ModelConfig throughout.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from specprefill_sgl import compat
+from specprefill_sgl.draft.sizes import MAX_STATES, pool_tokens
+
+_MIB = 2**20
+
+
+def report(config: Any, server_args: Any) -> list[str]:
+    """One line for each kind of memory of a server with these flags."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    args = resolving_view(server_args)
+    target = compat.target_model_config(server_args)
+    draft = compat.draft_model_config(config, server_args, target=target)
+    ranks = args.tp_size
+    tokens = pool_tokens(config, draft.context_len, args.page_size or 1)
+    slot = kv_bytes(draft, ranks)
+    heads = draft.num_attention_heads // (ranks if _is_latent(draft) else draft.get_total_num_kv_heads())  # that share a key
+    scratch = 2 * config.lookahead * heads * draft.context_len * 4
+    lines = [
+        f"draft weights: {_weights(config.draft_model_path, ranks)}",
+        f"draft KV pool: {tokens} tokens, {tokens * slot / _MIB:.0f} MiB",
+        f"scoring scratch, one prompt of {draft.context_len} tokens: {scratch / _MIB:.0f} MiB",
+    ]
+    if state := state_bytes(draft, ranks):
+        lines.insert(2, f"draft recurrent states: {MAX_STATES}, {MAX_STATES * state / _MIB:.0f} MiB")
+    if state := state_bytes(target, ranks):
+        lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
+    if reach := window(target):
+        lines.append(f"target sliding window: {reach} tokens")
+    return lines
+
+
+def kv_bytes(model: Any, ranks: int) -> int:
+    """Bytes of one token's keys and values in all layers that attend, windowed ones included.
+
+    Latent attention keeps one vector of `kv_lora_rank + qk_rope_head_dim` numbers a layer, on every rank, for both.
+    """
+    numbers = compat.key_dim(model)
+    if not _is_latent(model):
+        numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
+    return _attention_layers(model) * numbers * model.dtype.itemsize
+
+
+def state_bytes(model: Any, ranks: int) -> int:
+    """Bytes of one recurrent state in all layers that have one; 0 where none has."""
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+    from sglang.srt.runtime_context import get_parallel
+
+    hybrid = mambaish_config(model)
+    if hybrid is None:
+        return 0
+    widths = {"tp_size": ranks, "attn_tp_size": ranks, "attn_dp_size": 1, "attn_cp_size": 1}
+    with get_parallel().override(**widths, enable_cp_tp_group_sharing=False):  # no ranks run here that SGLang could ask
+        return hybrid.mamba2_cache_params.mamba_cache_per_req
+
+
+def window(model: Any) -> int:
+    """Tokens that windowed layers see, by the model's configuration; 0 where no layer is windowed."""
+    kinds = getattr(model.hf_text_config, "layer_types", None) or ()
+    return (model.sliding_window_size or 0) if model.is_hybrid_swa or "sliding_attention" in kinds else 0
+
+
+def _is_latent(model: Any) -> bool:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    return model.attention_arch == AttentionArch.MLA
+
+
+def _attention_layers(model: Any) -> int:
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+
+    hybrid = mambaish_config(model)
+    return model.num_hidden_layers if hybrid is None else len(hybrid.full_attention_layer_ids)
+
+
+def _weights(path: str, ranks: int) -> str:
+    files = [file.stat().st_size for kind in ("safetensors", "bin") for file in Path(path).glob(f"*.{kind}")]
+    return f"{sum(files) / ranks / _MIB:.0f} MiB in the files, per rank" if files else "not in a folder here"
