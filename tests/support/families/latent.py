@@ -2,7 +2,7 @@
 
 from tests.support.families.family import Family
 
-# what no model of these families lacks: SGLang's CPU rotary embedding refuses latent attention without YaRN
+# published DeepSeek and Kimi models have it, and SGLang scales their logits by its mscale
 _YARN = {
     "rope_type": "yarn",
     "factor": 4.0,

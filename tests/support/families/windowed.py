@@ -34,7 +34,7 @@ FAMILIES = {
         {
             "hybrid_layer_pattern": [1, 1, 0, 0],
             "moe_layer_freq": [0, 1, 1, 1],
-            "sliding_window_size": 64,
+            "sliding_window_size": 63,  # SGLang counts the positions before a query, transformers the query too
             "swa_num_attention_heads": 4,
             "swa_num_key_value_heads": 2,
             "swa_head_dim": 32,
@@ -47,6 +47,21 @@ FAMILIES = {
             "swa_rope_theta": 10_000.0,
             "partial_rotary_factor": 0.334,
         },
-        options=("--attention-backend", "intel_amx"),
+        options=("--attention-backend", "intel_amx", "--json-model-override-args", '{"rope_scaling": null}'),
     ),  # sinks in windowed layers only, values smaller than keys, and pools of other head counts
+    "gemma4": Family(
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            **SHAPE,
+            "global_head_dim": 32,
+            "sliding_window": 64,
+            "layer_types": _LAYERS,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": 512,
+            "num_kv_shared_layers": 1,
+        },
+        {"swa_num_key_value_heads": 2, "swa_head_dim": 32, "swa_v_head_dim": 32, "v_head_dim": 32},
+        options=("--attention-backend", "intel_amx"),
+    ),  # one head size only: SGLang reads the sizes of both kinds of layers from the image model's configuration alone
 }
