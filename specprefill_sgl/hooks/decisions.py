@@ -112,18 +112,21 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
     metrics_of(scheduler).decided(outcome, state.prompt_tokens)
-    stage = stage_of(scheduler)
-    assert stage is not None
     if not state.is_sparse:
-        if outcome.reason not in _NOT_TEXT and _after_snapshot(
-            scheduler
-        ):  # the cache alone does not tell where the answer ends
-            open_turns(scheduler).append((req, stage.remember_whole(_prompt(req, stage))))
+        if outcome.reason not in _NOT_TEXT and _after_snapshot(scheduler):  # the cache does not tell where the answer ends
+            open_turns(scheduler).append((req, _stage(scheduler).remember_whole(_prompt(req, _stage(scheduler)))))
         return
     assert outcome.positions is not None
+    stage = _stage(scheduler)
     open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome)))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)
     req.origin_input_ids = coded
     req.full_untruncated_fill_ids = array("q")
+
+
+def _stage(scheduler: Any) -> Stage:
+    stage = stage_of(scheduler)
+    assert stage is not None
+    return stage

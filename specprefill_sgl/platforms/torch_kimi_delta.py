@@ -24,7 +24,7 @@ def forget_gate(
 ) -> Tensor:
     """Logarithm of the decay of each key channel, float32 [..., heads, K] as `raw`.
 
-    `A_log` has one value a head, `dt_bias` one a head and channel. With `lower_bound` the safe gate, as SGLang's kernels have it.
+    `A_log` has one value a head, `dt_bias` one a head and channel. With `lower_bound` the safe gate, as in SGLang's kernels.
     """
     heads, channels = raw.shape[-2:]
     rate = A_log.float().reshape(heads, 1).exp()

@@ -21,7 +21,7 @@ ROWS = [
     *(pytest.param(row, id="-".join(row).rstrip("-")) for row in REPRESENTATIVE),
     *(pytest.param(row, id="-".join(row).rstrip("-"), marks=pytest.mark.slow) for row in OTHERS),
 ]
-LENGTHS = (40, 300, 900)
+LENGTHS = (100, 300, 900)
 
 
 @pytest.fixture(scope="module", params=ROWS)

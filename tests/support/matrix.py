@@ -67,7 +67,11 @@ class Matrix:
         """Sparse and dense requests of random lengths at once: (prompt, custom parameters, reply) each."""
         draw = random.Random(seed)
         jobs = [
-            (prompt_ids(draw.randrange(100, longest), seed=1000 * seed + at), SPARSE if at % 2 else DENSE, draw.randrange(1, 60))
+            (
+                prompt_ids(draw.randrange(100, longest), seed=1000 * seed + at),
+                SPARSE if at % 2 else DENSE,
+                draw.randrange(1, 60),
+            )
             for at in range(count)
         ]
         with ThreadPoolExecutor(workers) as pool:
