@@ -12,26 +12,54 @@ from tests.support.matrix import KEEP_RATIO, Matrix, new_text
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
-# (target, draft): names of families, or of a pair of tiny_models; more server flags
+# (target, draft, more server flags)
 REPRESENTATIVE = [
     ("qwen3_5", "qwen3_5", ""),
+    ("mellum", "gpt_oss", ""),
+    ("deepseek_v3", "deepseek_v3", ""),
+    ("nemotron_h", "nemotron_h", ""),
 ]
-OTHERS: list[tuple[str, str, str]] = []
+NO_BUFFER = "--mamba-radix-cache-strategy no_buffer --disable-overlap-schedule"
+OTHERS = [
+    ("qwen3_moe", "glm4_moe", ""),
+    ("glm4_moe", "qwen3_moe", ""),
+    ("minimax_m2", "qwen3_moe", ""),
+    ("mixtral", "mixtral", ""),
+    ("qwen3_5", "qwen3_moe", ""),
+    ("qwen3_5", "qwen3_5", NO_BUFFER),
+    ("qwen3_5", "qwen3_5", "--page-size 16"),
+    ("qwen3_5", "qwen3_5", "--enable-mixed-chunk"),
+    ("qwen3_moe", "qwen3_5", ""),
+    ("qwen3_5_vl", "qwen3_5_vl", ""),
+    ("qwen3_5_moe", "qwen3_5_moe", ""),
+    ("qwen3_next", "qwen3_next", ""),
+    ("gpt_oss", "mellum", ""),
+    ("gemma3", "gemma3", ""),
+    ("mimo_v2_flash", "qwen3_moe", ""),
+    ("deepseek_v2", "glm4_moe_lite", ""),
+    ("glm4_moe_lite", "deepseek_v2", ""),
+    ("falcon_h1", "falcon_h1", ""),
+    ("granite_hybrid", "granite_hybrid", ""),
+    ("nemotron_h", "qwen3_moe", NO_BUFFER),
+    ("kimi_linear", "qwen3_moe", ""),
+]
 ROWS = [
     *(pytest.param(row, id="-".join(row).rstrip("-")) for row in REPRESENTATIVE),
     *(pytest.param(row, id="-".join(row).rstrip("-"), marks=pytest.mark.slow) for row in OTHERS),
 ]
 LENGTHS = (100, 300, 900)
+POOL = 5000  # slots of the target: 60 mixed requests evict each other
+SMALL = ["--chunked-prefill-size", "256", "--max-running-requests", "8", "--max-total-tokens", str(POOL)]
+RETRACTIONS = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
 
 
 @pytest.fixture(scope="module", params=ROWS)
 def matrix(request, model_of, tmp_path_factory):
     target, draft, flags = request.param
-    options, env = [*FAMILIES[target].options, *flags.split()], {**FAMILIES[draft].env, **FAMILIES[target].env}
     folders = model_of(target), model_of(draft, seed=8)
-    sparse = sparse_options(folders[1], keep_last=0)
-    small = ["--chunked-prefill-size", "256", "--max-running-requests", "8", "--max-total-tokens", "20000"]
-    with serve(tmp_path_factory.mktemp(target), folders[0], *sparse, *small, *options, env=env) as server:
+    options = [*sparse_options(folders[1], keep_last=0), *SMALL, *FAMILIES[target].options, *flags.split()]
+    env = {**FAMILIES[draft].env, **FAMILIES[target].env, **RETRACTIONS}
+    with serve(tmp_path_factory.mktemp(target), folders[0], *options, env=env) as server:
         models = [hugging_face_model(name, folder) for name, folder in zip((target, draft), folders, strict=True)]
         yield Matrix(server, *models, tolerance=FAMILIES[target].tolerance)
 
@@ -41,13 +69,14 @@ def test_fresh_cached_and_dense(matrix, length):
     matrix.server.flush()
     ids = prompt_ids(length, seed=length)
     first = matrix.sparse(ids)
-    matrix.scores(first, ids)
-    importance = reference.draft_importance(matrix._draft, ids, eos_ids=(1,))
+    importance = matrix.scores(first, ids)
     assert first["meta_info"]["spec_prefill"]["positions"] == reference.select_chunks(importance, keep_ratio=KEEP_RATIO)
     again = matrix.sparse(ids)
-    assert again["output_ids"] == first["output_ids"]
+    assert again["meta_info"]["spec_prefill"]["positions"] == first["meta_info"]["spec_prefill"]["positions"]
     matrix.dense(ids)
-    matrix.sparse(ids, spec_prefill_keep_ratio=KEEP_RATIO * 0.9)  # what dense left undropped in the cache is kept
+    longer = matrix.sparse(ids + prompt_ids(300, seed=length + 1))
+    cached = longer["meta_info"]["cached_tokens"]  # undropped, from the dense request
+    assert longer["meta_info"]["spec_prefill"]["positions"][:cached] == list(range(cached))
 
 
 def test_scores_with_a_cached_prefix(matrix):
@@ -81,10 +110,17 @@ def test_batch_of_mixed_requests(matrix):
         matrix.answers(ids, info["positions"] if info["applied"] else range(len(ids)), reply)
 
 
-def test_after_30_mixed_requests(matrix):
-    """Slots and states of requests that are gone are used again, and nothing of them is left."""
-    matrix.mixed(30, seed=4)
+def test_60_mixed_requests_evict_and_retract_each_other(matrix):
+    """Slots and states of requests that are gone are used again; nothing of them is left, and nothing leaks."""
     matrix.server.flush()
+    start = matrix.server.draft_pools()
+    replies = matrix.mixed(60, seed=4)
+    assert sum(reply["meta_info"]["num_retractions"] for _, _, reply in replies) > 0
+    for ids, _, reply in replies[::6]:
+        matrix.answers(ids, reply["meta_info"]["spec_prefill"].get("positions") or range(len(ids)), reply)
+    matrix.server.flush()
+    assert matrix.server.load()["num_used_tokens"] == 0
+    assert matrix.server.draft_pools() == start
     for length in (350, 500):
         ids = prompt_ids(length, seed=length + 7)
         matrix.scores(matrix.sparse(ids), ids)
