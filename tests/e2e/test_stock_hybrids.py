@@ -65,8 +65,10 @@ def test_fresh_cached_and_extended(case, length):
     assert check(case, ids, ask(case, ids)) == 0
     again = check(case, ids, ask(case, ids))
     extended = check(case, longer, ask(case, longer))
-    if strategy == "extra_buffer":  # `no_buffer` keeps states at ends of chunks and answers only, and not all of them
+    if strategy == "extra_buffer":
         assert again == extended == length // GRID * GRID
+    else:  # states are kept at ends of chunks and prompts; a prompt's last token is never taken from the cache
+        assert (again, extended) == ((length - 1) // CHUNK * CHUNK, length)
 
 
 def test_next_turn_resumes_from_a_state_of_the_answer(case):
