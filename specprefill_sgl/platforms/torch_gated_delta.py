@@ -69,7 +69,7 @@ def chunk_gated_delta_rule(
     out, states, group = torch.zeros_like(v), [], v.shape[2] // k.shape[2]
     starts = cu_seqlens.tolist()
     for slot, start, end in zip(initial_state_indices.tolist(), starts, starts[1:], strict=False):
-        state = initial_state[slot].float().mT[None]
+        state = initial_state[slot].float().mT[None].clone()  # the slot is written before `states` are read
         for at in range(start, end, _CHUNK):
             chunk = slice(at, min(at + _CHUNK, end))
             states.append(state[0].mT)

@@ -4,6 +4,7 @@ One file per family; a model is a row. Any of them can be a target, and a draft 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,23 +36,32 @@ def save(name: str, folder: Path, seed: int = 7) -> Path:
     import transformers
 
     family = FAMILIES[name]
-    config = getattr(transformers, family.config_class)(**{**_COMMON, **family.settings})
+    settings = _merged({"text_config": _COMMON} if "text_config" in family.settings else _COMMON, family.settings)
+    config = getattr(transformers, family.config_class)(**settings)
     torch.manual_seed(seed)
     model = getattr(transformers, family.model_class)(config).float()
     _spread(model)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if family.also is not None:
+        family.also(folder)
     written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, **family.written}))
+    (folder / "config.json").write_text(json.dumps(_merged(written, family.written)))
     return folder
+
+
+def _merged(settings: Mapping, more: Mapping) -> dict:
+    """Both, and both of each nested mapping; `more` wins."""
+    both = {**settings, **more}
+    return {k: _merged(settings.get(k, {}), v) if isinstance(v, Mapping) else v for k, v in both.items()}
 
 
 def _spread(model: torch.nn.Module) -> None:
     """Give biases, norms and sinks values that matter: an implementation that drops them must fail."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("dt_bias"):
-                parameter.uniform_(-7.0, -2.0)  # time steps of 0.001 to 0.1, as trained: states outlive chunks and prefixes
+            if name.endswith("A_log"):
+                parameter.uniform_(-5, -1)  # or recurrent states forget all but the last token
             elif name.endswith("bias") and "correction" not in name:
                 parameter.normal_(std=0.1)
             elif "q_norm" in name or "k_norm" in name:

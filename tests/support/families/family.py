@@ -1,6 +1,7 @@
 """What a tiny model of a family is made of and served with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ class Family(NamedTuple):
     model_class, config_class : str
         Of transformers.
     settings : dict
-        Of its configuration, beside those all models share.
+        Of its configuration, beside those all models share (which go into `text_config` where there is one).
     written : dict
         Entries of config.json that SGLang reads and transformers does not write.
     options : tuple of str
@@ -22,6 +23,8 @@ class Family(NamedTuple):
         Environment its servers need, as target or draft.
     tolerance : float
         Largest difference of a logprob to transformers, in float32.
+    also : callable or None
+        Writes what else belongs into the model's directory.
     """
 
     model_class: str
@@ -31,6 +34,7 @@ class Family(NamedTuple):
     options: tuple[str, ...] = ()
     env: Mapping[str, str] = MappingProxyType({})
     tolerance: float = 1e-4
+    also: Callable[[Path], None] | None = None
 
 
 SHAPE = {

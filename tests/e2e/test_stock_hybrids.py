@@ -1,0 +1,88 @@
+"""Stock SGLang on the CPU platform serves gated delta net hybrids exactly: no draft, nothing of ours but torch operators.
+
+Prompts span several chunks of prefill and states are kept on a grid of 64 tokens, so that requests resume from them.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support import families, reference
+from tests.support.server import CONTROL, serve
+from tests.support.tiny_models import prompt_ids
+
+CHUNK = 256  # tokens of one prefill
+LENGTHS = (40, 300, 900)
+NEW_TOKENS = 8
+GRID = 64  # `extra_buffer` keeps a prefill's state at a multiple of it, the last one in the chunk
+DECODE_GRID = 256  # and a decode's at a multiple of this
+STRATEGIES = {
+    "extra_buffer": (),  # SGLang's choice, with overlapped scheduling
+    "no_buffer": ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+}
+HYBRIDS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_next")
+REPRESENTATIVE = ("qwen3_5", "extra_buffer")
+
+
+def _cases():
+    for name in HYBRIDS:
+        for strategy in STRATEGIES:
+            marks = () if (name, strategy) == REPRESENTATIVE else pytest.mark.slow
+            yield pytest.param((name, strategy), id=f"{name}-{strategy}", marks=marks)
+
+
+@pytest.fixture(scope="module", params=_cases())
+def case(request, tmp_path_factory, hugging_face):
+    """A server, what its cache can resume from, its model in transformers and the family's tolerance."""
+    name, strategy = request.param
+    family = families.FAMILIES[name]
+    folder = tmp_path_factory.mktemp(name)
+    model = families.save(name, folder / "model")
+    options = ("--chunked-prefill-size", str(CHUNK), *STRATEGIES[strategy], *family.options)
+    with serve(folder, model, *options, env={**CONTROL, **family.env}) as server:
+        yield server, strategy, hugging_face(model), family.tolerance
+
+
+def ask(case, ids: list[int], new_tokens: int = NEW_TOKENS) -> dict:
+    return case[0].generate(ids, params={"max_new_tokens": new_tokens}, return_logprob=True)
+
+
+def check(case, ids: list[int], reply: dict) -> int:
+    """The reply equals transformers, to the token; returns how many tokens of the prompt came from the cache."""
+    _, _, model, tolerance = case
+    tokens, logprobs = reference.greedy(model, ids, range(len(ids)), len(ids), len(reply["output_ids"]))
+    assert reply["output_ids"] == tokens
+    assert [p[0] for p in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=tolerance)
+    return reply["meta_info"]["cached_tokens"]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_fresh_cached_and_extended(case, length):
+    server, strategy, *_ = case
+    server.flush()
+    ids = prompt_ids(length, seed=length)
+    longer = ids + prompt_ids(77, seed=1)
+    assert check(case, ids, ask(case, ids)) == 0
+    again = check(case, ids, ask(case, ids))
+    extended = check(case, longer, ask(case, longer))
+    if strategy == "extra_buffer":  # `no_buffer` keeps states at ends of chunks and answers only, and not all of them
+        assert again == extended == length // GRID * GRID
+
+
+def test_next_turn_resumes_from_a_state_of_the_answer(case):
+    case[0].flush()
+    ids = prompt_ids(130, seed=2)
+    first = ask(case, ids, new_tokens=DECODE_GRID - len(ids) + 10)
+    check(case, ids, first)
+    turn = ids + first["output_ids"] + prompt_ids(50, seed=3)
+    assert check(case, turn, ask(case, turn)) >= DECODE_GRID
+
+
+def test_requests_that_run_together(case):
+    """Prefills of several sequences, and decodes of several slots, each on its own grid."""
+    case[0].flush()
+    prompts = [prompt_ids(length, seed=length) for length in (50, 700, 333, 64, 65)]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        replies = list(pool.map(lambda ids: ask(case, ids), prompts))
+    for ids, reply in zip(prompts, replies, strict=True):
+        check(case, ids, reply)
