@@ -58,10 +58,17 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_snapshots,
         )
 
-        for part in (torch_attention, torch_convolution, torch_device, torch_gated_delta, torch_gates, torch_snapshots):
+        for part in (
+            torch_attention,
+            torch_convolution,
+            torch_device,
+            torch_gated_delta,
+            torch_gates,
+            torch_kimi_delta,
+            torch_mamba2,
+            torch_snapshots,
+        ):
             part.register()
-        torch_mamba2.register()
-        torch_kimi_delta.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:
