@@ -4,7 +4,11 @@ SGLang keeps one state per request, float32 [slots, heads, V, K], and packs the 
 transformers' states are [batch, heads, K, V], and its sequences rows of a batch.
 """
 
+import functools
+import importlib
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +28,7 @@ def forget_gate(
 ) -> Tensor:
     """Logarithm of the decay of each key channel, float32 [..., heads, K] as `raw`.
 
-    `A_log` has one value a head, `dt_bias` one a head and channel. With `lower_bound` the safe gate, as in SGLang's kernels.
+    `A_log` has one value a head, `dt_bias` one a head and channel. With `lower_bound` it is SGLang's safe gate.
     """
     heads, channels = raw.shape[-2:]
     rate = A_log.float().reshape(heads, 1).exp()
@@ -144,8 +148,24 @@ def packed_decode(
     initial_state[slots] = state.mT.to(initial_state.dtype)
 
 
+def scales_routed_experts(build: Callable[..., None]) -> Callable[..., None]:
+    """`KimiMoE.__init__`, but with the router scaling its weights by `routed_scaling_factor`.
+
+    SGLang leaves that to the kernels that run the experts; its torch one (`moe_forward_native`) does not do it.
+    """
+
+    @functools.wraps(build)
+    def built(self: Any, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        self.topk.topk_config.apply_routed_scaling_factor_on_output = True
+
+    return built
+
+
 def register() -> None:
     """Attend with these in this process."""
     kernels = "sglang.kernels.ops.attention.fla"
     replace(f"{kernels}.kda", chunk_kda=chunk_kda)
     replace(f"{kernels}.fused_recurrent", fused_recurrent_kda_packed_decode=packed_decode)
+    experts = importlib.import_module("sglang.srt.models.kimi_linear").KimiMoE
+    experts.__init__ = scales_routed_experts(experts.__init__)

@@ -118,9 +118,8 @@ def state_update(
     assert out is not None
     slots = state_batch_indices.long()
     current = state[slots].float()
-    out.copy_(
-        mamba2_selective_state_update(current, x, dt.float(), A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, z=z)
-    )
+    options = {"D": D, "z": z, "dt_bias": dt_bias, "dt_softplus": dt_softplus}
+    out.copy_(mamba2_selective_state_update(current, x, dt.float(), A, B, C, **options))
     state[slots] = current.to(state.dtype)
 
 

@@ -95,11 +95,9 @@ def test_two_turns_keep_the_answer(matrix, first):
     ids = prompt_ids(420, seed=40)
     reply = matrix.ask(ids, None if first == "sparse" else {"spec_prefill": False}, new_tokens=280)
     ids += new_text(reply, 130, seed=41)
-    info = matrix.sparse(ids)["meta_info"]["spec_prefill"]
-    kept = set(info["positions"])
-    assert kept >= set(range(420, 700))
-    if first == "dense":
-        assert kept >= set(range(700))
+    kept = set(matrix.sparse(ids)["meta_info"]["spec_prefill"]["positions"])
+    # a dense turn is kept as the cache holds it: all but the last token, which was never fed back
+    assert kept >= set(range(420, 700) if first == "sparse" else range(699))
 
 
 def test_batch_of_mixed_requests(matrix):

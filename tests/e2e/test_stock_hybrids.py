@@ -1,4 +1,4 @@
-"""Stock SGLang on the CPU platform serves gated delta net hybrids exactly: no draft, nothing of ours but torch operators.
+"""Stock SGLang on the CPU platform serves hybrids of recurrent and full attention exactly: no draft, only torch operators.
 
 Prompts span several chunks of prefill and states are kept on a grid of 64 tokens, so that requests resume from them.
 """
@@ -20,7 +20,7 @@ STRATEGIES = {
     "extra_buffer": (),  # SGLang's choice, with overlapped scheduling
     "no_buffer": ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
 }
-HYBRIDS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_vl", "qwen3_next")
+HYBRIDS = (*families.delta.FAMILIES, *families.scan.FAMILIES)
 REPRESENTATIVE = ("qwen3_5", "extra_buffer")
 
 

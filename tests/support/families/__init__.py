@@ -60,18 +60,14 @@ def _spread(model: torch.nn.Module) -> None:
     """Give biases, norms and sinks values that matter: an implementation that drops them must fail."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("linear_attn.A_log"):
+            if name.endswith("A_log"):
                 parameter.uniform_(-5, -1)  # or recurrent states forget all but the last token
-            elif name.endswith("dt_bias") and "linear_attn" not in name:
-                parameter.uniform_(-7.0, -2.0)  # time steps of 0.001 to 0.1, as trained: states outlive chunks and prefixes
             elif name.endswith("bias") and "correction" not in name:
                 parameter.normal_(std=0.1)
             elif "q_norm" in name or "k_norm" in name:
                 parameter.uniform_(1.0, 1.6)
             elif name.endswith("sinks"):
-                parameter.copy_(torch.randn_like(parameter).bfloat16())  # SGLang holds them in bfloat16
-            elif model.config.model_type.startswith("gemma") and "post_" in name:
-                parameter.fill_(8.0)  # or its scaled, tied embedding outweighs the layers and one token is repeated
+                parameter.normal_(std=1.0)
 
 
 def hugging_face_model(name: str, folder: Path) -> torch.nn.Module:

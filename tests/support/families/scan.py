@@ -46,6 +46,29 @@ _GRANITE = {
     "residual_multiplier": 0.8,
     "attention_multiplier": 0.2,
 }
+_KIMI_LAYERS = {  # counted from one
+    "kda_layers": [1, 2, 4],
+    "full_attn_layers": [3],
+    "head_dim": 32,
+    "num_heads": 4,
+    "short_conv_kernel_size": 4,
+}
+_KIMI = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "mlp_layer_types": ["sparse"] * 4,  # transformers names a dense layer's weights as an expert layer's when it saves them
+    "linear_attn_config": _KIMI_LAYERS,
+}
 
 FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(
@@ -70,6 +93,12 @@ FAMILIES: dict[str, Family] = {
         "GraniteMoeHybridForCausalLM",
         "GraniteMoeHybridConfig",
         {**SHAPE, **_MAMBA, **_GRANITE, "head_dim": 16},
+        env=_FLOAT32_STATES,
+    ),
+    "kimi_linear": Family(
+        "KimiLinearForCausalLM",
+        "KimiLinearConfig",
+        _KIMI,
         env=_FLOAT32_STATES,
     ),
 }
