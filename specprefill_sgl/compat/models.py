@@ -24,7 +24,7 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
     """SGLang's ModelConfig of the draft, from its own files, its context cut to the target's.
 
     The target's `--quantization`, `--context-length` and `--json-model-override-args` are not the draft's. Layers with sliding
-    windows keep their keys in the same pool as the others.
+    windows keep their keys in the pool of the others, unless their heads have other sizes.
 
     Raises
     ------
@@ -35,14 +35,16 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
     from sglang.srt.configs.model_config import ModelConfig
 
     args = resolving_view(server_args)
+    settings = {
+        "model_path": config.draft_model_path,
+        "trust_remote_code": args.trust_remote_code,
+        "dtype": args.dtype,
+        "model_impl": args.model_impl,
+    }
     try:
-        draft = ModelConfig(
-            model_path=config.draft_model_path,
-            trust_remote_code=args.trust_remote_code,
-            dtype=args.dtype,
-            model_impl=args.model_impl,
-            disable_hybrid_swa_memory=True,
-        )
+        draft = ModelConfig(**settings, disable_hybrid_swa_memory=True)
+        if draft.is_hybrid_swa_compress:
+            draft = ModelConfig(**settings)
     except Exception as error:
         raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
     heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size
@@ -169,9 +171,4 @@ _REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 _REFUSED_DRAFTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_sparse, "a sparse index sees what it chose only, so it cannot score a prompt"),
-    (
-        lambda model: model.is_hybrid_swa_compress,
-        "its windowed layers have heads of their own sizes, and so pools of their own",
-    ),
-    (lambda model: is_hybrid(model) and _is_latent(model), "latent attention beside recurrent layers is not captured"),
 )

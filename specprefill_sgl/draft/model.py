@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 
 from specprefill_sgl import compat
@@ -46,7 +47,13 @@ class DraftModel:
             nccl_port=scheduler.nccl_port,
             server_args=scheduler.server_args,
             is_draft_worker=True,
-            memory_pool_config=MemoryPoolConfig(max_total_num_tokens=self.max_tokens, max_running_requests=MAX_PROMPTS),
+            memory_pool_config=MemoryPoolConfig(
+                max_total_num_tokens=self.max_tokens,
+                max_running_requests=MAX_PROMPTS,
+                # of a draft whose windowed layers have a pool of their own
+                full_max_total_num_tokens=self.max_tokens,
+                swa_max_total_num_tokens=self.max_tokens,
+            ),
             draft_attention_backend=compat.draft_attention_backend(scheduler.server_args),
         )
         self._runner.alloc_memory_pool()
@@ -130,9 +137,16 @@ class DraftModel:
         assert self._capture is not None
         return self._capture.sinks.get(number)
 
-    def keys(self, layer_id: int):
-        """Key buffer of one layer, [slots, kv_heads, head_dim]."""
-        return self._runner.token_to_kv_pool.get_key_buffer(layer_id)
+    def keys(self, layer: Any) -> torch.Tensor:
+        """Key buffer of a layer, [slots, kv_heads, head_dim]."""
+        return self._runner.token_to_kv_pool.get_key_buffer(layer.layer_id)
+
+    def slots(self, layer: Any, slots: torch.Tensor) -> torch.Tensor:
+        """Where in its key buffer a layer keeps what the request table says is at `slots`; int64, as given."""
+        pool = self._runner.token_to_kv_pool
+        if isinstance(pool, SWAKVPool) and _window(layer) >= 0:
+            return pool.translate_loc_from_full_to_swa(slots).long()
+        return slots
 
 
 def _window(layer: Any) -> int:

@@ -21,7 +21,8 @@ class Drafted(Protocol):
     def device(self) -> torch.device: ...
     def voting_layers(self, prompt_tokens: int) -> dict[int, Any]: ...
     def sinks(self, number: int) -> torch.Tensor | None: ...
-    def keys(self, layer_id: int) -> torch.Tensor: ...
+    def keys(self, layer: Any) -> torch.Tensor: ...
+    def slots(self, layer: Any, slots: torch.Tensor) -> torch.Tensor: ...
 
 
 def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
@@ -45,7 +46,7 @@ def torch_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.
         max_votes(
             layer_votes(
                 prompt.queries[number],
-                draft.keys(layer.layer_id)[prompt.slots],
+                draft.keys(layer)[draft.slots(layer, prompt.slots)],
                 scaling=layer.scaling,
                 logit_cap=layer.logit_cap,
                 pool_kernel=draft.config.pool_kernel,
@@ -67,8 +68,8 @@ def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch
         accumulate_votes(
             out,
             pad_sequence([prompt.queries[number] for prompt in prompts], batch_first=True),
-            draft.keys(layer.layer_id),
-            _voting(packed, [number in voting for voting in layers]),
+            draft.keys(layer),
+            _voting(packed._replace(slots=draft.slots(layer, packed.slots)), [number in voting for voting in layers]),
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
             pool_kernel=draft.config.pool_kernel,

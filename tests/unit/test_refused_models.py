@@ -95,12 +95,6 @@ def test_other_attention_is_refused(model_config, name, role):
     assert f"--spec-prefill cannot serve this {role}: " in str(error.value)
 
 
-def test_a_draft_of_windows_with_heads_of_their_own_is_refused(model_config):
-    odd, plain = model_config("odd", architectures=["Gemma4ForConditionalGeneration"]), model_config()
-    with pytest.raises(ConfigError, match="heads of their own sizes"):
-        compat.check_models(plain, odd)
-
-
 def test_a_key_of_latent_attention_is_its_latent(model_config):
     latent = model_config("latent", **MLA, architectures=["DeepseekV2ForCausalLM"], model_type="deepseek_v2")
     assert models.key_dim(latent) == 32

@@ -33,8 +33,11 @@ class _Draft:
     def sinks(self, number):
         return self._sinks.get(number)
 
-    def keys(self, layer_id):
-        return self._keys[layer_id]
+    def keys(self, layer):
+        return self._keys[layer.layer_id]
+
+    def slots(self, layer, slots):
+        return (slots + 1) % SLOTS if layer.layer_id == 2 else slots
 
 
 def _prompts(dtype):
