@@ -31,7 +31,8 @@ _CONSUMERS = """
 import importlib
 import sglang.srt.model_executor.model_runner  # SGLang's workers import it first; it initialises the platform
 for module in ("layers.attention.linear.gdn_backend", "models.qwen3_next", "models.qwen3_5", "models.qwen2_moe",
-               "layers.attention.hybrid_linear_attn_backend", "layers.attention.linear.kernels.gdn_triton"):
+               "layers.attention.hybrid_linear_attn_backend", "layers.attention.linear.kernels.gdn_triton",
+               "layers.attention.mamba.mamba", "layers.attention.linear.kernels.kda_triton"):
     for name, value in vars(importlib.import_module("sglang.srt." + module)).items():
         print(name, getattr(value, "__module__", ""))
 """
@@ -55,6 +56,12 @@ def test_a_worker_binds_the_torch_functions():
         "fused_gate_sigmoid_mul_add",
         "track_mamba_states_all_layers",
         "track_mamba_states_if_needed",
+        "causal_conv1d_fn_triton",
+        "causal_conv1d_update_triton",
+        "mamba_chunk_scan_combined",
+        "selective_state_update",
+        "chunk_kda",
+        "fused_recurrent_kda_packed_decode",
     ):
         assert bound[name].startswith("specprefill_sgl.platforms."), name
 
