@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows Speculative Prefill at work, `make test` passes the tests. Both set up .venv first.
-.PHONY: demo test lint environment
+.PHONY: demo test test-all lint environment
 
 # compilers and ninja that dependencies bring lie beside the cached environment's Python
 RUN = PATH="$(CURDIR)/.venv/bin:$$(cat .venv/base)/bin:$$PATH" .venv/bin/python
@@ -9,6 +9,10 @@ demo: environment
 
 test: lint
 	$(RUN) -m pytest
+
+# more models, strategies and pages of what `make test` shows with one: about an hour longer
+test-all: lint
+	$(RUN) -m pytest -m "slow or not slow"
 
 lint: environment
 	$(RUN) -m ruff check .

@@ -17,11 +17,8 @@ from tests.support.tiny_models import prompt_ids
 
 LENGTHS = (40, 300, 900)
 NEW_TOKENS = 8
-ALWAYS = ("deepseek_v3", "mellum")
-ROWS = [
-    pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
-    for name in sorted({**mixture.FAMILIES, **windowed.FAMILIES, **latent.FAMILIES})
-]
+ROWS = sorted({**mixture.FAMILIES, **windowed.FAMILIES, **latent.FAMILIES})
+pytestmark = pytest.mark.slow  # test_families runs the same operators
 
 
 class Stock:

@@ -21,17 +21,11 @@ STRATEGIES = {
     "no_buffer": ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
 }
 HYBRIDS = (*families.delta.FAMILIES, *families.scan.FAMILIES)
-REPRESENTATIVE = ("qwen3_5", "extra_buffer")
+CASES = [pytest.param((name, strategy), id=f"{name}-{strategy}") for name in HYBRIDS for strategy in STRATEGIES]
+pytestmark = pytest.mark.slow  # test_families runs the same operators
 
 
-def _cases():
-    for name in HYBRIDS:
-        for strategy in STRATEGIES:
-            marks = () if (name, strategy) == REPRESENTATIVE else pytest.mark.slow
-            yield pytest.param((name, strategy), id=f"{name}-{strategy}", marks=marks)
-
-
-@pytest.fixture(scope="module", params=_cases())
+@pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory, hugging_face):
     """A server, what its cache can resume from, its model in transformers and the family's tolerance."""
     name, strategy = request.param
