@@ -1,4 +1,4 @@
-"""What SGLang's `is_draft_worker` would do to a draft that is a whole model: without each repair the server stops or scores wrongly.
+"""What SGLang's `is_draft_worker` does to a draft that is a whole model: without each repair it stops or scores wrongly.
 
 With none undone the scores are transformers', so what is wrong without one is wrong for want of it.
 """
