@@ -124,7 +124,7 @@ def register() -> None:
     state.PromptState.decide = decide_positions
 
 
-def mean_layer_votes(queries, keys, *, scaling: float, logit_cap: float, pool_kernel: int, sinks: None) -> torch.Tensor:
+def mean_layer_votes(queries, keys, *, scaling: float, logit_cap: float, pool_kernel: int, sinks: None = None) -> torch.Tensor:
     """As `layer_votes`, with the mean over heads in place of the maximum (ablation; ungrouped heads, no cap, no sinks)."""
     logits = torch.einsum("vhd,nhd->vhn", queries.float(), keys.float()) * scaling
     pooled = torch.nn.functional.avg_pool1d(logits.softmax(-1), pool_kernel, stride=1, padding=pool_kernel // 2)
