@@ -34,7 +34,10 @@ def report(config: Any, server_args: Any) -> list[str]:
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):
-        lines.append(f"target sliding window: {reach} tokens")
+        own_pool = (
+            f", in their own pool {windowed_kv_bytes(target, ranks) / 2**10:.1f} KiB each" if target.is_hybrid_swa else ""
+        )
+        lines.append(f"target sliding window: {reach} tokens{own_pool}")
     return lines
 
 
@@ -46,7 +49,18 @@ def kv_bytes(model: Any, ranks: int) -> int:
     numbers = compat.key_dim(model)
     if not _is_latent(model):
         numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
-    return _attention_layers(model) * numbers * model.dtype.itemsize
+    return _attention_layers(model) * numbers * model.dtype.itemsize + windowed_kv_bytes(model, ranks)
+
+
+def windowed_kv_bytes(model: Any, ranks: int) -> int:
+    """Of that, what windowed layers keep in a pool of their own."""
+    if not model.is_hybrid_swa:
+        return 0
+    numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
+    if model.is_hybrid_swa_compress:
+        heads = max(1, model.hf_text_config.swa_num_key_value_heads // ranks)
+        numbers = heads * (model.swa_head_dim + model.swa_v_head_dim)
+    return len(model.swa_attention_layer_ids) * numbers * model.dtype.itemsize
 
 
 def state_bytes(model: Any, ranks: int) -> int:
@@ -75,8 +89,11 @@ def _is_latent(model: Any) -> bool:
 
 
 def _attention_layers(model: Any) -> int:
+    """Layers that attend, but for windowed ones with a pool of their own."""
     from sglang.srt.configs.hybrid_arch import mambaish_config
 
+    if model.is_hybrid_swa:
+        return len(model.full_attention_layer_ids)
     hybrid = mambaish_config(model)
     return model.num_hidden_layers if hybrid is None else len(hybrid.full_attention_layer_ids)
 

@@ -68,6 +68,23 @@ def test_keys_and_values(config_of, shared, name, layers, ranks):
     assert (SLOTS + 1) * memory.kv_bytes(model, ranks) == _bytes([*pool.k_buffer, *pool.v_buffer])
 
 
+@pytest.mark.parametrize("name", ["mimo_v2_flash", "mellum"])
+def test_windowed_layers_with_a_pool_of_their_own(model_of, shared, name):
+    """MiMo's windowed layers have two key heads of 32 and values of 16, the others one key head."""
+    from sglang.srt.configs.model_config import ModelConfig
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+    model = ModelConfig(model_path=str(model_of(name)), dtype="bfloat16")
+    v_dim = 16 if name == "mimo_v2_flash" else 32
+    full, windowed = (
+        MHATokenToKVPool(SLOTS, head_num=heads, head_dim=32, v_head_dim=v_dim, layer_num=2, **shared)
+        for heads in ((1, 2) if name == "mimo_v2_flash" else (2, 2))
+    )
+    sizes = [_bytes([*pool.k_buffer, *pool.v_buffer]) for pool in (full, windowed)]
+    assert (SLOTS + 1) * memory.windowed_kv_bytes(model, 1) == sizes[1]
+    assert (SLOTS + 1) * memory.kv_bytes(model, 1) == sum(sizes)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_latent_keys(config_of, shared, ranks):
     from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
