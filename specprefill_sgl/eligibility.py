@@ -48,6 +48,12 @@ def dense_reason(req: Any, options: RequestOptions, config: SpecPrefillConfig) -
     return next((reason for reason, holds in reasons if holds), None)
 
 
+def is_text(req: Any) -> bool:
+    """Whether an SGLang `Req`'s ids are what is prefilled, and all of it."""
+    embeds = req.input_embeds is not None or req.positional_embed_overrides is not None
+    return req.multimodal_inputs is None and not embeds and req.session is None
+
+
 def _is_scoring(req: Any) -> bool:
     """Requests that read the prompt instead of continuing it.
 

@@ -21,7 +21,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     namespace : tuple
         What separates prefix caches: SGLang's `extra_key` and `cache_salt`.
     cached : int
-        Tokens whose KV the target's radix cache holds: those at the start, undropped, or of `kept`. They are kept for free.
+        Tokens that are kept for free. The target's radix cache holds their KV: of those at the start, undropped, or of `kept`;
+        to them belongs the end of an earlier answer, which a hybrid target's cache does not hold.
     kept : int64 [tokens] or None
         What an earlier turn of this prompt prefilled, its answer included, in that order: it stays in front.
     min_tokens : int

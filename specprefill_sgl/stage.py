@@ -42,6 +42,7 @@ class Stage:
         self.config, self.draft, self.window = config, draft, window
         self._ranks, self._vocab_size = ranks, vocab_size
         self.turns = Turns()
+        self.whole_turns = Turns()  # of hybrid targets; apart, so that they never push out what was drafted
         self._prompts: list[Prompt] | None = None  # of the group in progress
         self._drafting: Drafting | None = None
 
@@ -95,9 +96,12 @@ class Stage:
         return self.turns.add(turn)
 
     def remember_whole(self, prompt: Prompt) -> Turn:
-        """Keep a prompt that was prefilled whole, for the turn after it only: other settings may drop tokens of it."""
-        positions = np.arange(len(prompt.ids))
-        return self.turns.add(Turn(ids=prompt.ids, positions=positions, settings=("whole",), namespace=prompt.namespace))
+        """Keep a prompt that was prefilled whole, for the turn after it."""
+        return self.whole_turns.add(Turn(ids=prompt.ids, positions=None, settings=(), namespace=prompt.namespace))
+
+    def answered(self, turn: Turn, answer: array) -> None:
+        """The final answer to a remembered turn."""
+        (self.turns if turn.positions is not None else self.whole_turns).add_answer(turn, answer)
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
@@ -154,6 +158,7 @@ class Stage:
         """Drop the group in progress and everything the draft remembers."""
         self._prompts = self._drafting = None
         self.turns.clear()
+        self.whole_turns.clear()
         self.draft.clear()
 
     def _failed(self) -> list[Outcome]:

@@ -24,8 +24,8 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     ----------
     ids : array('q') [prompt_tokens]
         The prompt as it arrived.
-    positions : int64 [kept_tokens]
-        Kept positions in the order they are prefilled.
+    positions : int64 [kept_tokens] or None
+        Kept positions in the order they are prefilled; None: the prompt was prefilled whole.
     settings : tuple
         What the selection depended on besides the prompt.
     namespace : tuple
@@ -37,21 +37,16 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     """
 
     ids: array
-    positions: np.ndarray
+    positions: np.ndarray | None
     settings: tuple
     namespace: tuple = ()
     scores: np.ndarray | None = None
     answers: list[array] = msgspec.field(default_factory=list)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing was dropped."""
-        return len(self.positions) == len(self.ids)
-
-    @property
     def size(self) -> int:
         """Numbers it holds."""
-        return len(self.ids) + len(self.positions) + sum(map(len, self.answers))
+        return len(self.ids) + len(self.positions if self.positions is not None else ()) + sum(map(len, self.answers))
 
     def end_in(self, ids: array) -> int:
         """Where an answer to this prompt ends in longer `ids`; its last token may be missing there. 0: there is none."""

@@ -9,8 +9,10 @@ from typing import Any
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 
-# Attention backends that serve latent attention only.
-_LATENT_BACKENDS = {"cutedsl_mla", "dsa", "flashmla", "nsa", "trtllm_mla"}
+# Attention backends that serve latent attention only; that serve none, or none in its absorbed form; that know no sinks.
+_LATENT_ONLY = {"cutedsl_mla", "dsa", "flashmla", "nsa", "trtllm_mla"}
+_NOT_ABSORBED = {"fa4", "flashinfer", "hpc_ops", "trtllm_mha"}
+_NO_SINKS = {"fa4", "flashinfer"}
 
 
 def target_model_config(server_args: Any) -> Any:
@@ -58,13 +60,17 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
     return draft
 
 
-def draft_attention_backend(server_args: Any) -> str | None:
-    """The draft's attention backend where the server's cannot serve ordinary attention; None: the server's."""
+def draft_attention_backend(server_args: Any, draft: Any) -> str | None:
+    """The draft's attention backend where the server's cannot serve it; None: the server's.
+
+    `triton` serves every kind of attention a draft may have, in pages of any size.
+    """
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
     named = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend}
-    return "triton" if named & _LATENT_BACKENDS else None
+    unable = _NOT_ABSORBED if _is_latent(draft) else _LATENT_ONLY
+    return "triton" if named & (unable | (_NO_SINKS if draft.has_attention_sinks else set())) else None
 
 
 def is_hybrid(model: Any) -> bool:

@@ -54,7 +54,7 @@ class DraftModel:
                 full_max_total_num_tokens=self.max_tokens,
                 swa_max_total_num_tokens=self.max_tokens,
             ),
-            draft_attention_backend=compat.draft_attention_backend(scheduler.server_args),
+            draft_attention_backend=compat.draft_attention_backend(scheduler.server_args, model_config),
         )
         self._runner.alloc_memory_pool()
         self._tree = prefix_cache(self._runner, page, disable=scheduler.server_args.disable_radix_cache)

@@ -9,31 +9,39 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from sglang.srt.configs.hybrid_arch import mambaish_config
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
-from sglang.srt.runtime_context import get_exec
+from sglang.srt.runtime_context import get_exec, get_resources
 
 from specprefill_sgl.draft.sizes import MAX_STATES
 
-_PLAIN_STATES = {
+_OWN_STATES = {
     "enable_mamba_extra_buffer": False,
     "enable_mamba_extra_buffer_lazy": False,
     "enable_linear_replayssm": False,
     "enable_linear_replayssm_spec": False,
     "enable_int8_mamba_checkpoint": False,
+    "mamba_max_states_per_path": -1,
 }
 
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """SGLang's batches, pools and backends read process-wide how the target keeps its recurrent states.
+    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are.
 
-    A draft, with states or without, keeps them plainly. Scheduler and draft share one thread.
+    A draft, with states or without, keeps them plainly, and its experts where their numbers say. Scheduler and draft share one
+    thread.
     """
-    with get_exec().mamba.override(**_PLAIN_STATES):
-        yield
+    resources = get_resources()
+    experts, resources.expert_location_metadata = resources.expert_location_metadata, None
+    try:
+        with get_exec().mamba.override(**_OWN_STATES), get_exec().moe.override(ep_dispatch_algorithm=None):
+            yield
+    finally:
+        resources.expert_location_metadata = experts
 
 
 @contextlib.contextmanager
@@ -90,8 +98,9 @@ class DraftRunner(ModelRunner):
         self.kv_cache_configurator.__class__ = _OwnPools
 
     def init_attention_backends(self):
-        with _whole_model(self):  # which layers attend
-            super().init_attention_backends()
+        super().init_attention_backends()  # as a draft: its backend is its own
+        if (hybrid := mambaish_config(self.model_config)) is not None:
+            self.attn_backend.full_attn_layers = hybrid.full_attention_layer_ids
 
     def _maybe_execute_deferred_mamba_cow_and_clear(self, forward_batch):
         with _whole_model(self):  # states of new requests are cleared, those of cached prefixes copied

@@ -1,4 +1,4 @@
-"""Answers of sparse requests, for the turns that may follow them."""
+"""Answers of remembered requests, for the turns that may follow them."""
 
 from array import array
 from typing import Any
@@ -10,7 +10,7 @@ _TURNS = "_spec_prefill_open_turns"
 
 
 def open_turns(scheduler: Any) -> list[tuple[Any, Turn]]:
-    """Sparse requests whose answers are not final, with their turns."""
+    """Remembered requests whose answers are not final, with their turns."""
     turns = getattr(scheduler, _TURNS, None)
     if turns is None:
         turns = []
@@ -23,7 +23,7 @@ def close_turns(scheduler: Any, stage: Stage) -> None:
     turns = open_turns(scheduler)
     for req, turn in turns:
         if req.finished() and req.finished_reason.to_json()["type"] != "abort":
-            stage.turns.add_answer(turn, array("q", req.output_ids))
+            stage.answered(turn, array("q", req.output_ids))
     # SGLang drops some aborted requests without ever calling them finished
     turns[:] = [entry for entry in turns if not entry[0].finished() and entry[0].to_finish is None]
 

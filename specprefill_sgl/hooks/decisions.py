@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from specprefill_sgl import compat, skipcode
-from specprefill_sgl.eligibility import ABORTED, INPUT_EMBEDS, MULTIMODAL, SESSION, dense_reason
+from specprefill_sgl.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
@@ -16,8 +16,6 @@ from specprefill_sgl.prompts import Outcome, Prompt
 from specprefill_sgl.selection import window_tail
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
-
-_NOT_TEXT = (ABORTED, MULTIMODAL, INPUT_EMBEDS, SESSION)  # reasons with which ids are not what was prefilled
 
 
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
@@ -68,13 +66,14 @@ def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
     a hybrid target what came after its last snapshot are never cached: they stay, since they end the answer.
     """
     prompt = _prompt(req, stage)
-    cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
-    turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
-    if turn is None:
-        return msgspec.structs.replace(prompt, cached=cached)
     after_snapshot = _after_snapshot(scheduler)
-    if cached >= end - (after_snapshot if turn.is_whole else 0):
-        return msgspec.structs.replace(prompt, cached=max(cached, end))
+    cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
+    _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
+    if cached >= end - after_snapshot:
+        cached = max(cached, end)
+    turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
+    if turn is None or cached >= end:
+        return msgspec.structs.replace(prompt, cached=cached)
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
     hit = _cached(scheduler, req, skipcode.encode(prompt.ids, kept))
     is_there = hit >= len(kept) - max(scheduler.page_size, after_snapshot)
@@ -113,8 +112,9 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     state.decide(outcome)
     metrics_of(scheduler).decided(outcome, state.prompt_tokens)
     if not state.is_sparse:
-        if outcome.reason not in _NOT_TEXT and _after_snapshot(scheduler):  # the cache does not tell where the answer ends
-            open_turns(scheduler).append((req, _stage(scheduler).remember_whole(_prompt(req, _stage(scheduler)))))
+        if outcome.reason != ABORTED and is_text(req) and _after_snapshot(scheduler):
+            stage = _stage(scheduler)  # the cache does not tell where the answer ends
+            open_turns(scheduler).append((req, stage.remember_whole(_prompt(req, stage))))
         return
     assert outcome.positions is not None
     stage = _stage(scheduler)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 # what is undone -> (target, draft, how)
 UNDONE = {
     "nothing": ("qwen3_5", "qwen3_5", ""),
-    "settings of its own": ("qwen3_5", "qwen3_moe", "runner._PLAIN_STATES = {}"),
+    "settings of its own": ("qwen3_5", "qwen3_moe", "runner._OWN_STATES = {}"),
     "state pool": ("qwen3_moe", "qwen3_5", "del runner._OwnPools._build_hybrid_req_pool"),
     "key pool": ("qwen3_moe", "qwen3_5", "del runner._OwnPools._build_hybrid_linear_kv_pool"),
     "attending layers": ("qwen3_moe", "qwen3_5", "del runner.DraftRunner.init_attention_backends"),

