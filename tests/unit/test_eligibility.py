@@ -14,20 +14,6 @@ from specprefill_sgl.state import state_of
 CONFIG = SpecPrefillConfig(draft_model_path="d", min_tokens=4)
 
 
-@pytest.fixture(scope="module")
-def published(pair_of):
-    """SGLang's configuration of this process: its request objects read it."""
-    from sglang.srt.runtime_context import publish, restore_context, snapshot_context
-    from sglang.srt.server_args import ServerArgs
-
-    before = snapshot_context()
-    args = ServerArgs(model_path=str(pair_of("llama")[0]), device="cpu", attention_backend="torch_native")
-    args.resolve_once()
-    publish(args, role="scheduler")
-    yield
-    restore_context(before)
-
-
 @pytest.fixture
 def req(published):
     from sglang.srt.managers.schedule_batch import Req
