@@ -67,7 +67,9 @@ def _spread(model: torch.nn.Module) -> None:
             elif "q_norm" in name or "k_norm" in name:
                 parameter.uniform_(1.0, 1.6)
             elif name.endswith("sinks"):
-                parameter.normal_(std=1.0)
+                parameter.copy_(torch.randn_like(parameter).bfloat16())  # SGLang holds them in bfloat16
+            elif model.config.model_type.startswith("gemma") and "post_" in name:
+                parameter.fill_(8.0)  # or its scaled, tied embedding outweighs the layers and one token is repeated
 
 
 def hugging_face_model(name: str, folder: Path) -> torch.nn.Module:
