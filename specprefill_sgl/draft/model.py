@@ -14,7 +14,7 @@ from specprefill_sgl.draft.capture import QueryCapture
 from specprefill_sgl.draft.group import DraftGroup
 from specprefill_sgl.draft.latent import absorb_always
 from specprefill_sgl.draft.prefix_cache import prefix_cache
-from specprefill_sgl.draft.runner import DraftRunner, own_settings
+from specprefill_sgl.draft.runner import DraftRunner, choose_expert_kernels, own_settings
 from specprefill_sgl.draft.sizes import MAX_PROMPTS, pool_tokens
 from specprefill_sgl.prompts import Prompt
 
@@ -156,6 +156,7 @@ def _window(layer: Any) -> int:
 
 def load(config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int) -> DraftModel:
     """`DraftModel`, with a failure said in one sentence that names the flag."""
+    choose_expert_kernels(scheduler.model_config, model_config)
     try:
         return DraftModel(config, model_config, scheduler, chunk_tokens=chunk_tokens)
     except Exception as error:

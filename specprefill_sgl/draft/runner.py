@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from sglang.srt.configs.hybrid_arch import mambaish_config
+from sglang.srt.layers.moe.utils import MoeRunnerBackend, speculative_moe_backend_context
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
-from sglang.srt.runtime_context import get_exec, get_resources
+from sglang.srt.runtime_context import get_exec, get_flags, get_resources
 
 from specprefill_sgl.draft.sizes import MAX_STATES
 
@@ -30,18 +31,35 @@ _OWN_STATES = {
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are.
+    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are, who runs them.
 
-    A draft, with states or without, keeps them plainly, and its experts where their numbers say. Scheduler and draft share one
-    thread.
+    A draft, with states or without, keeps them plainly, its experts where their numbers say, and runs them as
+    `choose_expert_kernels` said. Scheduler and draft share one thread.
     """
     resources = get_resources()
     experts, resources.expert_location_metadata = resources.expert_location_metadata, None
     try:
-        with get_exec().mamba.override(**_OWN_STATES), get_exec().moe.override(ep_dispatch_algorithm=None):
+        with (
+            get_exec().mamba.override(**_OWN_STATES),
+            get_exec().moe.override(ep_dispatch_algorithm=None),
+            speculative_moe_backend_context(),
+        ):
             yield
     finally:
         resources.expert_location_metadata = experts
+
+
+def choose_expert_kernels(target: Any, draft: Any) -> None:
+    """The target's are chosen for its architecture and quantization (ModelConfigs); another draft's by SGLang's default.
+
+    They order the weights of an expert differently, so that others than those a draft was loaded for answer wrongly.
+    """
+    if [_kind(target), target.quantization] != [_kind(draft), draft.quantization]:
+        get_flags().moe.speculative_runner_backend = MoeRunnerBackend.AUTO
+
+
+def _kind(model: Any) -> list[str]:
+    return list(model.hf_config.architectures or ())
 
 
 @contextlib.contextmanager
