@@ -99,9 +99,9 @@ def test_scores_with_a_cached_prefix(matrix):
 def test_two_turns_keep_the_answer(matrix, first):
     """A long answer: 280 tokens, so that snapshots of recurrent states are taken while it is decoded."""
     matrix.server.flush()
-    ids = prompt_ids(420, seed=40)
+    ids = prompt_ids(420, seed=50)
     reply = matrix.ask(ids, None if first == "sparse" else {"spec_prefill": False}, new_tokens=280)
-    ids += new_text(reply, 130, seed=41)
+    ids += new_text(reply, 300, seed=41)
     kept = set(matrix.sparse(ids)["meta_info"]["spec_prefill"]["positions"])
     # a dense turn is kept as the cache holds it: all but the last token, which was never fed back
     assert kept >= set(range(420, 700) if first == "sparse" else range(699))
