@@ -192,17 +192,12 @@ class Stage:
             for prompt, (positions, score), already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
+            tokens, kept = sum(len(prompt.ids) for prompt in prompts), sum(len(positions) for positions, _ in chosen)
             logger.info(
                 "Spec prefill batch, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
                 "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",
-                len(prompts),
-                sum(len(prompt.ids) for prompt in prompts),
-                sum(cached),
-                sum(len(positions) for positions, _ in chosen),
-                draft_ms,
-                lookahead_ms,
-                score_ms,
-                select_ms,
+                *(len(prompts), tokens, sum(cached), kept),
+                *(draft_ms, lookahead_ms, score_ms, select_ms),
             )
         return outcomes
 

@@ -22,7 +22,9 @@ def report(config: Any, server_args: Any) -> list[str]:
     ranks = args.tp_size
     tokens = pool_tokens(config, draft.context_len, args.page_size or 1)
     slot = kv_bytes(draft, ranks)
-    heads = draft.num_attention_heads // (ranks if _is_latent(draft) else draft.get_total_num_kv_heads())  # that share a key
+    heads = draft.num_attention_heads // (
+        ranks if compat.is_latent(draft) else draft.get_total_num_kv_heads()
+    )  # that share a key
     scratch = 2 * config.lookahead * heads * draft.context_len * 4
     lines = [
         f"draft weights: {_weights(config.draft_model_path, ranks)}",
@@ -47,7 +49,7 @@ def kv_bytes(model: Any, ranks: int) -> int:
     Latent attention keeps one vector of `kv_lora_rank + qk_rope_head_dim` numbers a layer, on every rank, for both.
     """
     numbers = compat.key_dim(model)
-    if not _is_latent(model):
+    if not compat.is_latent(model):
         numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
     return _attention_layers(model) * numbers * model.dtype.itemsize + windowed_kv_bytes(model, ranks)
 
@@ -80,12 +82,6 @@ def window(model: Any) -> int:
     """Tokens that windowed layers see, by the model's configuration; 0 where no layer is windowed."""
     kinds = getattr(model.hf_text_config, "layer_types", None) or ()
     return (model.sliding_window_size or 0) if model.is_hybrid_swa or "sliding_attention" in kinds else 0
-
-
-def _is_latent(model: Any) -> bool:
-    from sglang.srt.configs.model_config import AttentionArch
-
-    return model.attention_arch == AttentionArch.MLA
 
 
 def _attention_layers(model: Any) -> int:

@@ -69,7 +69,7 @@ def draft_attention_backend(server_args: Any, draft: Any) -> str | None:
 
     args = resolving_view(server_args)
     named = {args.attention_backend, args.prefill_attention_backend, args.decode_attention_backend}
-    unable = _NOT_ABSORBED if _is_latent(draft) else _LATENT_ONLY
+    unable = _NOT_ABSORBED if is_latent(draft) else _LATENT_ONLY
     return "triton" if named & (unable | (_NO_SINKS if draft.has_attention_sinks else set())) else None
 
 
@@ -80,9 +80,16 @@ def is_hybrid(model: Any) -> bool:
     return mambaish_config(model) is not None
 
 
+def is_latent(model: Any) -> bool:
+    """Whether a ModelConfig's attention is latent (MLA)."""
+    from sglang.srt.configs.model_config import AttentionArch
+
+    return model.attention_arch == AttentionArch.MLA
+
+
 def key_dim(model: Any) -> int:
     """Numbers of one key as the pool of a ModelConfig's attention layers holds it: a latent one's are the absorbed form's."""
-    return model.kv_lora_rank + model.qk_rope_head_dim if _is_latent(model) else model.head_dim
+    return model.kv_lora_rank + model.qk_rope_head_dim if is_latent(model) else model.head_dim
 
 
 def never_run(target: Any) -> bool:
@@ -141,12 +148,6 @@ def _is_ssm(model: Any) -> bool:
     from sglang.srt.configs.model_config import AttentionArch
 
     return model.attention_arch == AttentionArch.SSM
-
-
-def _is_latent(model: Any) -> bool:
-    from sglang.srt.configs.model_config import AttentionArch
-
-    return model.attention_arch == AttentionArch.MLA
 
 
 def _is_inkling(model: Any) -> bool:

@@ -5,6 +5,8 @@ Two steps, because ranks add their sums of squares in between: the norm is over 
 
 import torch
 
+from specprefill_sgl.platforms.replacement import replace
+
 
 def sum_of_squares(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Of each row of [n, dim] and [n, kv_dim]: float32 [2 n], those of the queries first."""
@@ -32,7 +34,4 @@ def _scaled(rows: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor, ranks:
 
 def register() -> None:
     """Serve MiniMax-M2 with these, in this process."""
-    from sglang.srt.models import minimax_m2
-
-    minimax_m2.rms_sumsq_serial = sum_of_squares
-    minimax_m2.rms_apply_serial = apply_norm
+    replace("sglang.srt.models.minimax_m2", rms_sumsq_serial=sum_of_squares, rms_apply_serial=apply_norm)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support import reference
-from tests.support.families import FAMILIES, hugging_face_model
+from tests.support.families import FAMILIES, delta, hugging_face_model, scan
 from tests.support.matrix import KEEP_RATIO, Matrix, new_text
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
@@ -66,7 +66,8 @@ def matrix(request, model_of, tmp_path_factory):
     env = {**FAMILIES[draft].env, **FAMILIES[target].env, **RETRACTIONS}
     with serve(tmp_path_factory.mktemp(target), folders[0], *options, env=env) as server:
         models = [hugging_face_model(name, folder) for name, folder in zip((target, draft), folders, strict=True)]
-        yield Matrix(server, *models, tolerance=FAMILIES[target].tolerance)
+        has_draft_cache = not ("--page-size" in flags and draft in (*delta.FAMILIES, *scan.FAMILIES))
+        yield Matrix(server, *models, tolerance=FAMILIES[target].tolerance, has_draft_cache=has_draft_cache)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -78,11 +79,13 @@ def test_fresh_cached_and_dense(matrix, length):
     info = first["meta_info"]["spec_prefill"]  # the scores are right to float noise, which may be what two chunks differ by
     importance = torch.tensor(info["scores"], dtype=torch.float64).repeat_interleave(32)[:length]
     assert info["positions"] == reference.select_chunks(importance, keep_ratio=KEEP_RATIO)
-    again = matrix.sparse(ids)
-    assert again["meta_info"]["spec_prefill"]["positions"] == info["positions"]
+    again = matrix.sparse(ids)["meta_info"]["spec_prefill"]
+    assert again["positions"] == info["positions"]
+    assert again["draft_cached_tokens"] == length  # not drafted again
     matrix.dense(ids)
     longer = matrix.sparse(ids + prompt_ids(300, seed=length + 1))
     cached = longer["meta_info"]["cached_tokens"]  # undropped, from the dense request
+    assert cached or length == 100  # the state of a hybrid may be kept at the ends of chunks only
     assert longer["meta_info"]["spec_prefill"]["positions"][:cached] == list(range(cached))
 
 
@@ -92,7 +95,9 @@ def test_scores_with_a_cached_prefix(matrix):
     text = prompt_ids(500, seed=21)
     for number in (1, 2):
         ids = text + prompt_ids(90, seed=30 + number)
-        matrix.scores(matrix.sparse(ids), ids)
+        reply = matrix.sparse(ids)
+        matrix.scores(reply, ids)
+        assert (reply["meta_info"]["spec_prefill"]["draft_cached_tokens"] > 0) == (number == 2 and matrix.has_draft_cache)
 
 
 @pytest.mark.parametrize("first", ["sparse", "dense"])
@@ -121,8 +126,10 @@ def test_60_mixed_requests_evict_and_retract_each_other(matrix):
     start = matrix.server.draft_pools()
     replies = matrix.mixed(60, seed=4)
     assert sum(reply["meta_info"]["num_retractions"] for _, _, reply in replies) > 0
-    for ids, _, reply in replies[::7]:
-        matrix.answers(ids, reply["meta_info"]["spec_prefill"].get("positions") or range(len(ids)), reply)
+    infos = [reply["meta_info"]["spec_prefill"] for _, _, reply in replies]
+    assert [info["applied"] for info in infos] == ["spec_prefill" not in custom for _, custom, _ in replies]
+    for (ids, _, reply), info in list(zip(replies, infos, strict=True))[::7]:
+        matrix.answers(ids, info["positions"] if info["applied"] else range(len(ids)), reply)
     matrix.server.flush()
     assert matrix.server.load()["num_used_tokens"] == 0
     assert matrix.server.draft_pools() == start

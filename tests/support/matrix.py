@@ -25,10 +25,13 @@ class Matrix:
     target, draft : transformers models, float32
     tolerance : float
         Largest difference of a logprob.
+    has_draft_cache : bool
+        Whether the draft keeps prefixes.
     """
 
-    def __init__(self, server: Server, target, draft, tolerance: float):
+    def __init__(self, server: Server, target, draft, tolerance: float, has_draft_cache: bool = True):
         self.server, self._target, self._draft, self._tolerance = server, target, draft, tolerance
+        self.has_draft_cache = has_draft_cache
 
     def ask(self, ids: list[int], custom: dict | None = SPARSE, new_tokens: int = NEW_TOKENS) -> dict:
         """A greedy request with the logprobs of its answer."""
@@ -63,7 +66,7 @@ class Matrix:
         info = reply["meta_info"]["spec_prefill"]
         torch.testing.assert_close(torch.tensor(info["scores"]), wanted, rtol=1e-4, atol=0)
 
-    def mixed(self, count: int, seed: int, workers: int = 8, longest: int = 900) -> list[tuple[list[int], dict | None, dict]]:
+    def mixed(self, count: int, seed: int, workers: int = 8, longest: int = 900) -> list[tuple[list[int], dict, dict]]:
         """Sparse and dense requests of random lengths at once: (prompt, custom parameters, reply) each."""
         draw = random.Random(seed)
         jobs = [

@@ -42,18 +42,30 @@ def test_ordinary_attention_is_accepted(model_config):
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_families_are_accepted(model_config, model_of, name):
-    """As target; as draft where the README's table says so."""
+def test_families_are_accepted_as_target_and_draft(model_config, model_of, name):
     from sglang.srt.configs.model_config import ModelConfig
 
-    plain, model = model_config(), ModelConfig(model_path=str(model_of(name)), disable_hybrid_swa_memory=True)
-    compat.check_models(ModelConfig(model_path=str(model_of(name))), plain)
+    plain, model = model_config(), ModelConfig(model_path=str(model_of(name)))
+    compat.check_models(model, plain)
+    compat.check_models(plain, model)
     assert not compat.never_run(model)
-    if FAMILIES[name].is_draft:
-        compat.check_models(plain, model)
-    else:
-        with pytest.raises(ConfigError, match="draft model"):
-            compat.check_models(plain, model)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "why"),
+    [
+        ("is_generation", False, "it does not generate"),
+        ("is_encoder_decoder", True, "an encoder reads the whole prompt"),
+        ("attention_arch", "SSM", "it has no attention layer"),
+    ],
+)
+def test_models_of_other_kinds_are_refused(model_config, attribute, value, why):
+    from sglang.srt.configs.model_config import AttentionArch
+
+    odd = model_config()
+    setattr(odd, attribute, AttentionArch[value] if attribute == "attention_arch" else value)
+    with pytest.raises(ConfigError, match=why):
+        compat.check_models(odd, model_config("other"))
 
 
 @pytest.mark.parametrize("changes", [DSA, {"architectures": ["MiniMaxM3SparseForCausalLM"]}])

@@ -23,8 +23,6 @@ class Family(NamedTuple):
         Environment its servers need, as target or draft.
     tolerance : float
         Largest difference of a logprob to transformers, in float32.
-    is_draft : bool
-        Whether it can be a draft.
     also : callable or None
         Writes what else belongs into the model's directory.
     """
@@ -36,7 +34,6 @@ class Family(NamedTuple):
     options: tuple[str, ...] = ()
     env: Mapping[str, str] = MappingProxyType({})
     tolerance: float = 1e-4
-    is_draft: bool = True
     also: Callable[[Path], None] | None = None
 
 
