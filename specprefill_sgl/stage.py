@@ -36,10 +36,14 @@ class Stage:
         The draft's; a prompt with other ids is prefilled dense.
     window : int
         Tokens that the target's windowed layers look back on; 0 if it has none.
+    after_snapshot : int
+        Most tokens of a finished request that follow the last snapshot of a hybrid target's recurrent state; else 0.
     """
 
-    def __init__(self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int, window: int = 0):
-        self.config, self.draft, self.window = config, draft, window
+    def __init__(
+        self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int, window: int, after_snapshot: int
+    ):
+        self.config, self.draft, self.window, self.after_snapshot = config, draft, window, after_snapshot
         self._ranks, self._vocab_size = ranks, vocab_size
         self.turns = Turns()
         self.whole_turns = Turns()  # of hybrid targets; apart, so that they never push out what was drafted

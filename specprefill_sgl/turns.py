@@ -105,6 +105,8 @@ class Turns:
 
     def continued(self, ids: array, namespace: tuple = ()) -> tuple[Turn, int] | None:
         """The longest turn whose prompt and answer begin `ids`, and how many tokens prompt and answer are together."""
+        if not self._turns:
+            return None  # nothing to hash a long prompt for
         chain = self._chain(ids, namespace)
         for blocks in range(len(chain), 0, -1):
             lengths = [length for length in self._lengths.get(chain[blocks - 1], ()) if length < len(ids)]

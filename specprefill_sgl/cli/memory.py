@@ -22,9 +22,8 @@ def report(config: Any, server_args: Any) -> list[str]:
     ranks = args.tp_size
     tokens = pool_tokens(config, draft.context_len, args.page_size or 1)
     slot = kv_bytes(draft, ranks)
-    heads = draft.num_attention_heads // (
-        ranks if compat.is_latent(draft) else draft.get_total_num_kv_heads()
-    )  # that share a key
+    key_heads = ranks if compat.is_latent(draft) else draft.get_total_num_kv_heads()
+    heads = draft.num_attention_heads // key_heads  # that share a key
     scratch = 2 * config.lookahead * heads * draft.context_len * 4
     lines = [
         f"draft weights: {_weights(config.draft_model_path, ranks)}",
@@ -36,10 +35,8 @@ def report(config: Any, server_args: Any) -> list[str]:
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):
-        own_pool = (
-            f", in their own pool {windowed_kv_bytes(target, ranks) / 2**10:.1f} KiB each" if target.is_hybrid_swa else ""
-        )
-        lines.append(f"target sliding window: {reach} tokens{own_pool}")
+        own = f", in their own pool {windowed_kv_bytes(target, ranks) / 2**10:.1f} KiB each" if target.is_hybrid_swa else ""
+        lines.append(f"target sliding window: {reach} tokens{own}")
     return lines
 
 
@@ -48,9 +45,7 @@ def kv_bytes(model: Any, ranks: int) -> int:
 
     Latent attention keeps one vector of `kv_lora_rank + qk_rope_head_dim` numbers a layer, on every rank, for both.
     """
-    numbers = compat.key_dim(model)
-    if not compat.is_latent(model):
-        numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
+    numbers = compat.key_dim(model) if compat.is_latent(model) else _kv_numbers(model, ranks)
     return _attention_layers(model) * numbers * model.dtype.itemsize + windowed_kv_bytes(model, ranks)
 
 
@@ -58,7 +53,7 @@ def windowed_kv_bytes(model: Any, ranks: int) -> int:
     """Of that, what windowed layers keep in a pool of their own."""
     if not model.is_hybrid_swa:
         return 0
-    numbers = model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
+    numbers = _kv_numbers(model, ranks)
     if model.is_hybrid_swa_compress:
         heads = max(1, model.hf_text_config.swa_num_key_value_heads // ranks)
         numbers = heads * (model.swa_head_dim + model.swa_v_head_dim)
@@ -67,10 +62,9 @@ def windowed_kv_bytes(model: Any, ranks: int) -> int:
 
 def state_bytes(model: Any, ranks: int) -> int:
     """Bytes of one recurrent state in all layers that have one; 0 where none has."""
-    from sglang.srt.configs.hybrid_arch import mambaish_config
     from sglang.srt.runtime_context import get_parallel
 
-    hybrid = mambaish_config(model)
+    hybrid = compat.hybrid_config(model)
     if hybrid is None:
         return 0
     widths = {"tp_size": ranks, "attn_tp_size": ranks, "attn_dp_size": 1, "attn_cp_size": 1}
@@ -84,13 +78,16 @@ def window(model: Any) -> int:
     return (model.sliding_window_size or 0) if model.is_hybrid_swa or "sliding_attention" in kinds else 0
 
 
+def _kv_numbers(model: Any, ranks: int) -> int:
+    """Numbers of one token's key and value in one layer of ordinary attention."""
+    return model.get_num_kv_heads(ranks) * (model.head_dim + model.v_head_dim)
+
+
 def _attention_layers(model: Any) -> int:
     """Layers that attend, but for windowed ones with a pool of their own."""
-    from sglang.srt.configs.hybrid_arch import mambaish_config
-
     if model.is_hybrid_swa:
         return len(model.full_attention_layer_ids)
-    hybrid = mambaish_config(model)
+    hybrid = compat.hybrid_config(model)
     return model.num_hidden_layers if hybrid is None else len(hybrid.full_attention_layer_ids)
 
 

@@ -1,10 +1,11 @@
 """The only place that knows SGLang's releases, options and model families, and what of them cannot be combined."""
 
 from specprefill_sgl.compat.models import (
+    absorb_latents,
     check_models,
     draft_attention_backend,
     draft_model_config,
-    is_hybrid,
+    hybrid_config,
     is_latent,
     key_dim,
     never_run,
@@ -13,12 +14,13 @@ from specprefill_sgl.compat.models import (
 from specprefill_sgl.compat.options import check_server_options, check_version
 
 __all__ = [
+    "absorb_latents",
     "check_models",
     "check_server_options",
     "check_version",
     "draft_attention_backend",
     "draft_model_config",
-    "is_hybrid",
+    "hybrid_config",
     "is_latent",
     "key_dim",
     "never_run",

@@ -73,11 +73,11 @@ def draft_attention_backend(server_args: Any, draft: Any) -> str | None:
     return "triton" if named & (unable | (_NO_SINKS if draft.has_attention_sinks else set())) else None
 
 
-def is_hybrid(model: Any) -> bool:
-    """Whether a ModelConfig has layers with a recurrent state."""
+def hybrid_config(model: Any) -> Any | None:
+    """The part of a ModelConfig that describes layers with a recurrent state; None where it has none."""
     from sglang.srt.configs.hybrid_arch import mambaish_config
 
-    return mambaish_config(model) is not None
+    return mambaish_config(model)
 
 
 def is_latent(model: Any) -> bool:
@@ -85,6 +85,16 @@ def is_latent(model: Any) -> bool:
     from sglang.srt.configs.model_config import AttentionArch
 
     return model.attention_arch == AttentionArch.MLA
+
+
+def absorb_latents(backend: str) -> None:
+    """Have latent attention (MLA) under this name of an attention backend attend in the latent space, whatever the prompt.
+
+    SGLang expands latents where that is cheaper, and under names that it does not know.
+    """
+    from sglang.srt.models.deepseek_common import attention_backend_handler as handler
+
+    handler.AttentionBackendRegistry.register(backend, handler._dispatch_mla_subtype)
 
 
 def key_dim(model: Any) -> int:

@@ -7,12 +7,12 @@ the layer's.
 
 from typing import Any
 
-from sglang.srt.models.deepseek_common import attention_backend_handler
+from specprefill_sgl import compat
 
 _NAME = "spec_prefill_absorbed"  # SGLang asks the runner's backend for its name, and a table for what to do under it
 
 
 def absorb_always(backend: Any) -> None:
     """Make the model of this attention backend take the absorbed path, in extends and decodes."""
-    attention_backend_handler.AttentionBackendRegistry.register(_NAME, attention_backend_handler._dispatch_mla_subtype)
+    compat.absorb_latents(_NAME)
     backend.prefill_attention_backend_str = backend.decode_attention_backend_str = _NAME

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from sglang.srt.configs.hybrid_arch import mambaish_config
 from sglang.srt.layers.moe.utils import MoeRunnerBackend, speculative_moe_backend_context
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
@@ -17,6 +16,7 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from sglang.srt.runtime_context import get_exec, get_flags, get_resources
 
+from specprefill_sgl import compat
 from specprefill_sgl.draft.sizes import MAX_STATES
 
 _OWN_STATES = {
@@ -54,12 +54,9 @@ def choose_expert_kernels(target: Any, draft: Any) -> None:
 
     They order the weights of an expert differently, so that others than those a draft was loaded for answer wrongly.
     """
-    if [_kind(target), target.quantization] != [_kind(draft), draft.quantization]:
+    of_target, of_draft = ((model.hf_config.architectures, model.quantization) for model in (target, draft))
+    if of_target != of_draft:
         get_flags().moe.speculative_runner_backend = MoeRunnerBackend.AUTO
-
-
-def _kind(model: Any) -> list[str]:
-    return list(model.hf_config.architectures or ())
 
 
 @contextlib.contextmanager
@@ -117,7 +114,7 @@ class DraftRunner(ModelRunner):
 
     def init_attention_backends(self):
         super().init_attention_backends()  # as a draft: its backend is its own
-        if (hybrid := mambaish_config(self.model_config)) is not None:
+        if (hybrid := compat.hybrid_config(self.model_config)) is not None:
             self.attn_backend.full_attn_layers = hybrid.full_attention_layer_ids
 
     def _maybe_execute_deferred_mamba_cow_and_clear(self, forward_batch):

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from specprefill_sgl import compat, skipcode
+from specprefill_sgl import skipcode
 from specprefill_sgl.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
@@ -66,32 +66,19 @@ def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
     a hybrid target what came after its last snapshot are never cached: they stay, since they end the answer.
     """
     prompt = _prompt(req, stage)
-    after_snapshot = _after_snapshot(scheduler)
     cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
-    if cached >= end - after_snapshot:
+    if cached >= end - stage.after_snapshot:
         cached = max(cached, end)
     turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     if turn is None or cached >= end:
         return msgspec.structs.replace(prompt, cached=cached)
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
     hit = _cached(scheduler, req, skipcode.encode(prompt.ids, kept))
-    is_there = hit >= len(kept) - max(scheduler.page_size, after_snapshot)
+    is_there = hit >= len(kept) - max(scheduler.page_size, stage.after_snapshot)
     if hit < cached or (hit == cached and not is_there):
         return msgspec.structs.replace(prompt, cached=cached)
     return msgspec.structs.replace(prompt, kept=kept if is_there else kept[:hit], cached=hit)
-
-
-def _after_snapshot(scheduler: Any) -> int:
-    """Most tokens that follow the last snapshot of a hybrid target's recurrent state in a finished request; else 0.
-
-    SGLang takes them on a grid while it prefills, at an interval while it decodes, and caches a request up to the last.
-    """
-    from sglang.srt.runtime_context import get_exec, mamba_checkpoint_grid, mamba_track_grid
-
-    if not (compat.is_hybrid(scheduler.model_config) and get_exec().mamba.enable_mamba_extra_buffer):
-        return 0
-    return mamba_checkpoint_grid(scheduler.page_size) + mamba_track_grid(scheduler.page_size)
 
 
 def _cached(scheduler: Any, req: Any, ids: array) -> int:
@@ -112,8 +99,8 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     state.decide(outcome)
     metrics_of(scheduler).decided(outcome, state.prompt_tokens)
     if not state.is_sparse:
-        if outcome.reason != ABORTED and is_text(req) and _after_snapshot(scheduler):
-            stage = _stage(scheduler)  # the cache does not tell where the answer ends
+        if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:
+            # the cache does not tell where the answer ends
             open_turns(scheduler).append((req, stage.remember_whole(_prompt(req, stage))))
         return
     assert outcome.positions is not None

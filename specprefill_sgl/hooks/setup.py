@@ -62,8 +62,24 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
         logger.warning(
             "--spec-prefill: the target's sliding windows count kept tokens, so they reach further back than its own."
         )
-    ranks = Ranks(get_parallel().tp_group)
-    setattr(scheduler, _STAGE, Stage(config, draft, ranks, vocab_size=draft_config.vocab_size, window=window))
+    stage = Stage(
+        config,
+        draft,
+        Ranks(get_parallel().tp_group),
+        vocab_size=draft_config.vocab_size,
+        window=window,
+        after_snapshot=_after_snapshot(scheduler),
+    )
+    setattr(scheduler, _STAGE, stage)
+
+
+def _after_snapshot(scheduler: Any) -> int:
+    """SGLang takes snapshots on a grid while it prefills, at an interval while it decodes, and caches up to the last."""
+    from sglang.srt.runtime_context import get_exec, mamba_checkpoint_grid, mamba_track_grid
+
+    if not (compat.hybrid_config(scheduler.model_config) and get_exec().mamba.enable_mamba_extra_buffer):
+        return 0
+    return mamba_checkpoint_grid(scheduler.page_size) + mamba_track_grid(scheduler.page_size)
 
 
 def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:

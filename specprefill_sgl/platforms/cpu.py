@@ -59,11 +59,18 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_snapshots,
         )
 
-        torch_attention.register()
-        for of_linear_layers in (torch_convolution, torch_gates, torch_gated_delta, torch_mamba2, torch_kimi_delta):
-            of_linear_layers.register()
-        for other in (torch_device, torch_snapshots, torch_minimax):
-            other.register()
+        for part in (
+            torch_attention,
+            torch_convolution,
+            torch_device,
+            torch_gated_delta,
+            torch_gates,
+            torch_kimi_delta,
+            torch_mamba2,
+            torch_minimax,
+            torch_snapshots,
+        ):
+            part.register()
 
 
 def cores_per_rank(cores: list[int], ranks: int) -> str:

@@ -14,6 +14,7 @@ from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
+from specprefill_sgl import compat
 from specprefill_sgl.platforms.attention_math import Form, attend
 
 
@@ -82,17 +83,5 @@ def register() -> None:
 
     for name in ("torch_native", "intel_amx"):
         register_attention_backend(name)(TorchAttention)
-        _absorb_latent_attention(name)
+        compat.absorb_latents(name)  # it reads keys from the pool, which holds latents
     logits_processor.fused_softcap = cap_in_place
-
-
-def _absorb_latent_attention(backend: str) -> None:
-    """Have DeepSeek's layers (MLA) attend in the latent space, always.
-
-    SGLang takes a backend it has no handler for to attend from the uncompressed keys of new tokens. These backends read keys
-    from the pool, which holds latents.
-    """
-    from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
-    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
-
-    AttentionBackendRegistry.register(backend, lambda _attention, _forward_batch: AttnForwardMethod.MLA)

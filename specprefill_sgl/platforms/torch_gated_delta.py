@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from specprefill_sgl.platforms.replacement import replace
 
-_CHUNK = 64  # SGLang's grid of states: FLA's CHUNK_SIZE
+CHUNK = 64  # tokens; SGLang's grid of states (FLA's CHUNK_SIZE), and of transformers' blocks
 
 
 def fused_gdn_gating(
@@ -70,8 +70,8 @@ def chunk_gated_delta_rule(
     starts = cu_seqlens.tolist()
     for slot, start, end in zip(initial_state_indices.tolist(), starts, starts[1:], strict=False):
         state = initial_state[slot].float().mT[None].clone()  # the slot is written before `states` are read
-        for at in range(start, end, _CHUNK):
-            chunk = slice(at, min(at + _CHUNK, end))
+        for at in range(start, end, CHUNK):
+            chunk = slice(at, min(at + CHUNK, end))
             states.append(state[0].mT)
             out[:, chunk], state = _delta_rule()(
                 q[:, chunk].repeat_interleave(group, dim=2),
@@ -79,7 +79,7 @@ def chunk_gated_delta_rule(
                 v[:, chunk],
                 g[:, chunk],
                 beta[:, chunk],
-                chunk_size=_CHUNK,
+                chunk_size=CHUNK,
                 initial_state=state,
                 output_final_state=True,
                 use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,

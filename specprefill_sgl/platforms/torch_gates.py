@@ -70,16 +70,18 @@ def fused_sigmoid_mul(
 
 def fused_gate_sigmoid_mul(hidden_states: torch.Tensor, gate_weight: torch.Tensor, shared_output: torch.Tensor) -> torch.Tensor:
     """The shared expert's part of each token: shared_output [tokens, dim] * sigmoid(hidden_states @ gate_weight [dim])."""
-    gate = torch.sigmoid(hidden_states.float() @ gate_weight.float())
-    return (shared_output.float() * gate[:, None]).to(shared_output.dtype)
+    return _gated(hidden_states, gate_weight, shared_output).to(shared_output.dtype)
 
 
 def fused_gate_sigmoid_mul_add(
     hidden_states: torch.Tensor, gate_weight: torch.Tensor, shared_output: torch.Tensor, final_hidden_states: torch.Tensor
 ) -> None:
     """Add that to what the routed experts gave, in place."""
-    gate = torch.sigmoid(hidden_states.float() @ gate_weight.float())
-    final_hidden_states.copy_(final_hidden_states.float() + shared_output.float() * gate[:, None])
+    final_hidden_states.copy_(final_hidden_states.float() + _gated(hidden_states, gate_weight, shared_output))
+
+
+def _gated(hidden_states: torch.Tensor, gate_weight: torch.Tensor, shared_output: torch.Tensor) -> torch.Tensor:
+    return shared_output.float() * torch.sigmoid(hidden_states.float() @ gate_weight.float())[:, None]
 
 
 def register() -> None:

@@ -16,8 +16,7 @@ from torch.nn.functional import softplus
 from transformers.models.kimi_linear.modeling_kimi_linear import chunk_kimi_delta_attention, recurrent_kimi_delta_attention
 
 from specprefill_sgl.platforms.replacement import replace
-
-CHUNK = 64  # tokens, of SGLang's `track_chunk_idx` and of transformers' blocks
+from specprefill_sgl.platforms.torch_gated_delta import CHUNK
 
 
 def forget_gate(

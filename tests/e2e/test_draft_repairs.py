@@ -6,7 +6,7 @@ With none undone the scores are transformers', so what is wrong without one is w
 import pytest
 
 from benchmarks.launch import LaunchError
-from tests.support.families import FAMILIES, hugging_face_model
+from tests.support.families import FAMILIES
 from tests.support.faults import plugin_on_path
 from tests.support.matrix import SPARSE, Matrix
 from tests.support.server import serve, sparse_options
@@ -55,7 +55,7 @@ def undo(*_):
 
 
 @pytest.mark.parametrize("undone", sorted(UNDONE))
-def test_without_it_the_draft_is_wrong(undone, model_of, tmp_path):
+def test_without_it_the_draft_is_wrong(undone, model_of, hugging_face, tmp_path):
     target, draft, how = UNDONE[undone]
     folders = model_of(target), model_of(draft, seed=8)
     plugin = plugin_on_path(tmp_path / "plugin", "undoing", _PLUGIN.format(how=how))
@@ -64,7 +64,7 @@ def test_without_it_the_draft_is_wrong(undone, model_of, tmp_path):
     try:
         options = [*sparse_options(folders[1]), "--chunked-prefill-size", "256"]
         with serve(tmp_path, folders[0], *options, env=env) as server:
-            wrong = _first_wrong_scores(server, hugging_face_model(draft, folders[1]))
+            wrong = _first_wrong_scores(server, hugging_face(folders[1]))
     except LaunchError as error:
         wrong = error
     log = next(tmp_path.glob("server-*.log")).read_text()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support import reference
-from tests.support.families import FAMILIES, delta, hugging_face_model, scan
+from tests.support.families import FAMILIES, delta, scan
 from tests.support.matrix import KEEP_RATIO, Matrix, new_text
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids
@@ -59,15 +59,14 @@ RETRACTIONS = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def matrix(request, model_of, tmp_path_factory):
+def matrix(request, model_of, hugging_face, tmp_path_factory):
     target, draft, flags = request.param
     folders = model_of(target), model_of(draft, seed=8)
     options = [*sparse_options(folders[1], keep_last=0), *SMALL, *FAMILIES[target].options, *flags.split()]
     env = {**FAMILIES[draft].env, **FAMILIES[target].env, **RETRACTIONS}
     with serve(tmp_path_factory.mktemp(target), folders[0], *options, env=env) as server:
-        models = [hugging_face_model(name, folder) for name, folder in zip((target, draft), folders, strict=True)]
         has_draft_cache = not ("--page-size" in flags and draft in (*delta.FAMILIES, *scan.FAMILIES))
-        yield Matrix(server, *models, tolerance=FAMILIES[target].tolerance, has_draft_cache=has_draft_cache)
+        yield Matrix(server, *map(hugging_face, folders), tolerance=FAMILIES[target].tolerance, has_draft_cache=has_draft_cache)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support import reference
-from tests.support.families import FAMILIES, latent, mixture, save, windowed
-from tests.support.server import Server, serve
+from tests.support.answers import assert_answer
+from tests.support.families import FAMILIES, latent, mixture, windowed
+from tests.support.server import CONTROL, Server, serve
 from tests.support.tiny_models import prompt_ids
 
 LENGTHS = (40, 300, 900)
@@ -36,20 +36,16 @@ class Stock:
     def check(self, ids: list[int]) -> int:
         """Ask for the answer, which must be the reference's; returns how many tokens of the prompt were cached."""
         reply = self.server.generate(ids, params={"max_new_tokens": NEW_TOKENS}, return_logprob=True)
-        tokens, logprobs = self._greedy(tuple(ids))
-        assert reply["output_ids"] == tokens
-        assert [p[0] for p in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=self.tolerance)
+        assert_answer(reply, *self._greedy(tuple(ids)), self.tolerance)
         return reply["meta_info"]["cached_tokens"]
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def stock(request, tmp_path_factory):
-    family, folder = FAMILIES[request.param], tmp_path_factory.mktemp(request.param)
-    path = save(request.param, folder / "model")
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+def stock(request, model_of, hugging_face, tmp_path_factory):
+    family, path = FAMILIES[request.param], model_of(request.param)
     pressed = ("--max-total-tokens", "4000", "--chunked-prefill-size", "256", "--max-running-requests", "4")
-    with serve(folder, path, *pressed, *family.options, env={"SGLANG_PLUGINS": "specprefill_cpu", **family.env}) as server:
-        yield Stock(server, model, family.tolerance)
+    with serve(tmp_path_factory.mktemp("stock"), path, *pressed, *family.options, env={**CONTROL, **family.env}) as server:
+        yield Stock(server, hugging_face(path), family.tolerance)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

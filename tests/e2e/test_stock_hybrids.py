@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import families, reference
+from tests.support.answers import assert_answer
 from tests.support.server import CONTROL, serve
 from tests.support.tiny_models import prompt_ids
 
@@ -26,14 +27,13 @@ pytestmark = pytest.mark.slow  # test_families runs the same operators
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory, hugging_face):
+def case(request, model_of, hugging_face, tmp_path_factory):
     """A server, what its cache can resume from, its model in transformers and the family's tolerance."""
     name, strategy = request.param
     family = families.FAMILIES[name]
-    folder = tmp_path_factory.mktemp(name)
-    model = families.save(name, folder / "model")
+    model = model_of(name)
     options = ("--chunked-prefill-size", str(CHUNK), *STRATEGIES[strategy], *family.options)
-    with serve(folder, model, *options, env={**CONTROL, **family.env}) as server:
+    with serve(tmp_path_factory.mktemp(name), model, *options, env={**CONTROL, **family.env}) as server:
         yield server, strategy, hugging_face(model), family.tolerance
 
 
@@ -44,9 +44,8 @@ def ask(case, ids: list[int], new_tokens: int = NEW_TOKENS) -> dict:
 def check(case, ids: list[int], reply: dict) -> int:
     """The reply equals transformers, to the token; returns how many tokens of the prompt came from the cache."""
     _, _, model, tolerance = case
-    tokens, logprobs = reference.greedy(model, ids, range(len(ids)), len(ids), len(reply["output_ids"]))
-    assert reply["output_ids"] == tokens
-    assert [p[0] for p in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=tolerance)
+    wanted = reference.greedy(model, ids, range(len(ids)), len(ids), len(reply["output_ids"]))
+    assert_answer(reply, *wanted, tolerance)
     return reply["meta_info"]["cached_tokens"]
 
 

@@ -3,6 +3,8 @@
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.support import reference
 from tests.support.server import Server
 from tests.support.tiny_models import EOS, prompt_ids
@@ -38,6 +40,12 @@ def all_at_once(server: Server, requests, max_new_tokens: int = 12) -> list[dict
             for ids, custom in requests
         ]
         return [future.result() for future in sent]
+
+
+def assert_answer(reply: dict, tokens: list[int], logprobs: list[float], tolerance: float) -> None:
+    """A reply with logprobs has these tokens, and these logprobs to float noise."""
+    assert reply["output_ids"] == tokens
+    assert [one[0] for one in reply["meta_info"]["output_token_logprobs"]] == pytest.approx(logprobs, abs=tolerance)
 
 
 class Judge:

@@ -3,10 +3,10 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import torch
 
 from tests.support import reference
+from tests.support.answers import assert_answer
 from tests.support.server import Server
 from tests.support.tiny_models import EOS, VOCABULARY, prompt_ids
 
@@ -54,10 +54,8 @@ class Matrix:
 
     def answers(self, ids: list[int], positions, reply: dict) -> None:
         """To the token, and to float noise in the logprobs."""
-        tokens, logprobs = reference.greedy(self._target, ids, positions, len(ids), len(reply["output_ids"]))
-        assert reply["output_ids"] == tokens
-        got = [logprob for logprob, *_ in reply["meta_info"]["output_token_logprobs"]]
-        assert got == pytest.approx(logprobs, abs=self._tolerance)
+        wanted = reference.greedy(self._target, ids, positions, len(ids), len(reply["output_ids"]))
+        assert_answer(reply, *wanted, self._tolerance)
 
     def scores(self, reply: dict, ids: list[int]) -> None:
         """The draft's chunk scores are those of transformers."""

@@ -70,10 +70,3 @@ def _spread(model: torch.nn.Module) -> None:
                 parameter.copy_(torch.randn_like(parameter).bfloat16())  # SGLang holds them in bfloat16
             elif model.config.model_type.startswith("gemma") and "post_" in name:
                 parameter.fill_(8.0)  # or its scaled, tied embedding outweighs the layers and one token is repeated
-
-
-def hugging_face_model(name: str, folder: Path) -> torch.nn.Module:
-    """A saved model in transformers, float32, in evaluation mode."""
-    import transformers
-
-    return getattr(transformers, FAMILIES[name].model_class).from_pretrained(folder, dtype=torch.float32).eval()
