@@ -49,6 +49,10 @@ def hugging_face():
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(
+        1
+    )  # two that wait for each other between a tiny model's operators, beside a server: three times slower
+
     @functools.cache
     def load(path: Path):
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
