@@ -4,14 +4,16 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
+
+from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Preset, Rule, expected, preset
 
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 
-_LOWEST = {"min_tokens": 0, "chunk_size": 1, "lookahead": 1, "pool_kernel": 1, "keep_first": 0, "keep_last": 0}
+_LOWEST = {"min_tokens": 0, "backlog": 1, "keep_first": 0, "keep_last": 0}
 
 
 class ConfigError(ValueError):
@@ -26,19 +28,23 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     draft_model_path : str
         Hugging Face directory or name of the draft model.
     keep_ratio : float
-        Fraction of the prompt's chunks that is kept, in (0, 1] (README, What is computed, 5).
+        Fraction of the prompt that is kept, in (0, 1] (README, What is computed, 5).
+    keep_min : float or None
+        What the keep ratio may fall to under a backlog; None: it does not fall.
+    backlog : int
+        Waiting requests from which on it falls.
     min_tokens : int
         Prompts shorter than this are prefilled dense.
-    chunk_size : int
-        Tokens per chunk, the unit of selection (paper: 32).
-    lookahead : int
-        Draft queries that vote, the last prompt token's included (paper: 8).
-    pool_kernel : int
-        Width of the average pooling over positions, odd (paper: 13).
+    selection : {"best", "paper"}
+        The rule that chooses tokens; `lookahead` to `ignore_tail` change it, None leaves it as it is (`selection.rule.Rule`).
+    heads : str or None
+        File of calibrated heads, from `python -m specprefill_sgl calibrate`.
+    calibrated : tuple of (layer, head) or None
+        What that file lists; read at start.
     keep_first : int
-        Tokens at the start whose chunks are always kept (attention sinks).
+        Tokens at the start whose chunks are always kept.
     keep_last : int or None
-        Tokens at the end whose chunks are always kept; None: the target's sliding window, if it has one, as far as half of
+        The same at the end; None: what the rule says, or the target's sliding window if it has a longer one, as far as half of
         the budget holds it.
     protect_roles : tuple of str
         Roles of chat messages that are kept whole; on the command line separated by commas.
@@ -48,14 +54,43 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     draft_model_path: str
     keep_ratio: float = 0.2
+    keep_min: float | None = None
+    backlog: int = 8
     min_tokens: int = 1024
-    chunk_size: int = 32
-    lookahead: int = 8
-    pool_kernel: int = 13
+    selection: Preset = "best"
+    heads: str | None = None
+    calibrated: Heads | None = None
+    lookahead: int | None = None
+    window: int | None = None
+    window_votes: Literal["pooled", "turns"] | None = None
+    over_votes: Literal["mean", "max"] | None = None
+    pool_kernel: int | None = None
+    chunk_size: int | None = None
+    budget_unit: Literal["chunks", "tokens"] | None = None
+    ignore_first: int | None = None
+    ignore_tail: bool | None = None
     keep_first: int = 0
     keep_last: int | None = None
     protect_roles: tuple[str, ...] = ()
     draft_max_tokens: int | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of requests that ask for no other."""
+        return self.rule_for(self.selection)
+
+    def rule_for(self, name: Preset) -> Rule:
+        """A preset with the server's heads; the server's own choice of settings belongs to its own preset."""
+        rule = preset(name, self.calibrated)
+        if name != self.selection:
+            return rule
+        changed = {field: value for field in CHANGEABLE if (value := getattr(self, field)) is not None}
+        return msgspec.structs.replace(rule, **changed)
+
+    @property
+    def most_lookahead(self) -> int:
+        """Of any rule a request may ask for."""
+        return max(MOST_LOOKAHEAD, self.rule.lookahead)
 
 
 def flag(name: str) -> str:
@@ -115,7 +150,7 @@ def _read(source: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source} must hold a JSON object.")
-    known = {*SpecPrefillConfig.__struct_fields__, "enabled"}
+    known = {*SpecPrefillConfig.__struct_fields__, "enabled"} - {"calibrated"}
     result = {}
     for key, value in values.items():
         name = key.removeprefix("--").replace("-", "_")
@@ -131,6 +166,8 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
         raise ConfigError(f"--spec-prefill needs {flag('draft_model_path')}.")
     if isinstance(roles := values.get("protect_roles"), str):
         values = {**values, "protect_roles": [one.strip() for one in roles.split(",")]}
+    if (text := values.get("ignore_tail")) in ("true", "false"):  # a command line's
+        values = {**values, "ignore_tail": text == "true"}
     try:
         config = msgspec.convert(values, SpecPrefillConfig)
     except msgspec.ValidationError as error:
@@ -139,15 +176,18 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
     if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):
         _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
+    if config.keep_min is not None and not 0 < config.keep_min <= config.keep_ratio:
+        _out_of_range("keep_min", f"in (0, {flag('keep_ratio')}]", config.keep_min)
     for name, lowest in _LOWEST.items():
         if (value := getattr(config, name)) is not None and not lowest <= value < 2**31:
             _out_of_range(name, f"at least {lowest}", value)
+    for name in CHANGEABLE:
+        if (value := getattr(config, name)) is not None and (wanted := expected(name, value)) is not None:
+            _out_of_range(name, wanted, value)
     if not all(config.protect_roles):
         _out_of_range("protect_roles", "roles separated by commas", ",".join(config.protect_roles))
-    if config.pool_kernel % 2 == 0:
-        _out_of_range("pool_kernel", "odd", config.pool_kernel)
-    if config.draft_max_tokens is not None and config.draft_max_tokens <= config.lookahead:
-        _out_of_range("draft_max_tokens", f"more than {flag('lookahead')}", config.draft_max_tokens)
+    if config.draft_max_tokens is not None and config.draft_max_tokens <= config.most_lookahead:
+        _out_of_range("draft_max_tokens", f"more than {config.most_lookahead}", config.draft_max_tokens)
     return config
 
 

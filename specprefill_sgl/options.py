@@ -1,11 +1,12 @@
 """Per-request fields: the `spec_prefill*` keys of `custom_params` (README, Request fields)."""
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import msgspec
 
-from specprefill_sgl.config import PREFIX
+from specprefill_sgl.config import PREFIX, SpecPrefillConfig
+from specprefill_sgl.selection.rule import CHANGEABLE, PRESETS, Rule, expected
 
 MAX_TOKENS = 2**31 - 1
 PROTECT, ROLES = "spec_prefill_protect", "spec_prefill_protect_roles"
@@ -18,16 +19,25 @@ class RequestError(ValueError):
 class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asked for; None means the server's value.
 
-    `protect` holds (start, end) pairs of token offsets in the prompt, end excluded.
+    `protect` holds (start, end) pairs of token offsets in the prompt, end excluded; `changes` what the request changes of its
+    selection rule.
     """
 
     enabled: bool | None = None
     keep_ratio: float | None = None
+    keep_min: float | None = None
+    selection: Any = None
+    changes: tuple[tuple[str, Any], ...] = ()
     min_tokens: int | None = None
     keep_last: int | None = None
     protect: tuple[tuple[int, int], ...] = ()
     return_positions: bool = False
     return_scores: bool = False
+    return_votes: bool = False
+
+    def rule(self, config: SpecPrefillConfig) -> Rule:
+        """The rule this request is selected by."""
+        return msgspec.structs.replace(config.rule_for(self.selection or config.selection), **dict(self.changes))
 
 
 def spec_prefill_keys(params: Any) -> list[str]:
@@ -60,7 +70,8 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
             _refuse(key, f"is not a known field; known are {', '.join(sorted(_READERS))}")
         name, read = _READERS[key]
         values[name] = read(key, custom_params[key])
-    options = RequestOptions(**values)
+    changes = tuple((name, values.pop(name)) for name in CHANGEABLE if name in values)
+    options = RequestOptions(**values, changes=changes)
     if prompt_tokens is not None and any(end > prompt_tokens for _, end in options.protect):
         _refuse(PROTECT, f"reaches beyond the prompt's {prompt_tokens} tokens")
     return options
@@ -124,12 +135,39 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-_READERS = {
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def read(key: str, value: Any) -> str:
+        if value not in choices:
+            _refuse(key, f"must be {' or '.join(choices)}, got {_shown(value)}")
+        return value
+
+    return read
+
+
+def _of_rule(name: str) -> Callable[[str, Any], Any]:
+    """A reader of one field of a rule, by its type."""
+    kind = get_type_hints(Rule)[name]
+    if kind is not int:
+        return _bool if kind is bool else _one_of(get_args(kind))
+
+    def read(key: str, value: Any) -> int:
+        if (wanted := expected(name, number := _tokens(key, value))) is not None:
+            _refuse(key, f"must be {wanted}, got {_shown(value)}")
+        return number
+
+    return read
+
+
+_READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "spec_prefill": ("enabled", _bool),
     "spec_prefill_keep_ratio": ("keep_ratio", _keep_ratio),
+    "spec_prefill_keep_min": ("keep_min", _keep_ratio),
+    "spec_prefill_selection": ("selection", _one_of(PRESETS)),
+    **{f"{PREFIX}_{name}": (name, _of_rule(name)) for name in CHANGEABLE if name != "lookahead"},
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
     "spec_prefill_keep_last": ("keep_last", _tokens),
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
     "spec_prefill_return_scores": ("return_scores", _bool),
+    "spec_prefill_return_votes": ("return_votes", _bool),
 }

@@ -5,6 +5,9 @@ from array import array
 import msgspec
 import numpy as np
 
+from specprefill_sgl.selection.chunks import Cut, cut
+from specprefill_sgl.selection.rule import PAPER, Rule
+
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt to speculate on.
@@ -13,11 +16,13 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     ids : array('q') [prompt_tokens]
     keep_ratio : float
-        Fraction of the chunks to keep, of those that are not cached.
+        Fraction to keep of what is not cached.
+    rule : Rule
+        How tokens are chosen.
     protect : tuple of (start, end)
         Spans that are always kept, in tokens.
-    keep_last : int
-        Tokens at the end that are always kept.
+    keep_first, keep_last : int
+        Tokens at both ends that are always kept.
     namespace : tuple
         What separates prefix caches: SGLang's `extra_key` and `cache_salt`.
     cached : int
@@ -27,16 +32,62 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         What an earlier turn of this prompt prefilled, its answer included, in that order: it stays in front.
     min_tokens : int
         If fewer are not cached, there is nothing to gain.
+    return_votes : bool
+        Whether the outcome is to hold the votes.
     """
 
     ids: array
     keep_ratio: float
+    rule: Rule = PAPER
     protect: tuple[tuple[int, int], ...] = ()
+    keep_first: int = 0
     keep_last: int = 0
     namespace: tuple[str | None, str | None] = (None, None)
     cached: int = 0
     kept: np.ndarray | None = None
     min_tokens: int = 0
+    return_votes: bool = False
+
+    @property
+    def settings(self) -> tuple:
+        """What the selection depends on besides the ids."""
+        return self.keep_ratio, self.rule, self.keep_first, self.keep_last, self.protect
+
+    @property
+    def cut(self) -> Cut:
+        """The prompt in chunks, with those that are kept whatever their score."""
+        return cut(
+            len(self.ids),
+            chunk_size=self.rule.chunk_size,
+            keep_first=self.keep_first,
+            keep_last=self.keep_last,
+            protect=self.protect,
+        )
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Begin and end of the tokens on which attention counts."""
+        n_tokens, rule = len(self.ids), self.rule
+        end = n_tokens - self.cut.forced_tail if rule.ignore_tail else n_tokens
+        return min(rule.ignore_first, end), end
+
+
+class Votes(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for what, to explain a selection.
+
+    Attributes
+    ----------
+    tokens : list of int
+        Ids of the queries' tokens: those of the window, then the last prompt token and what was decoded after it.
+    positions : list of int
+        Their positions; from the prompt's length on they were decoded.
+    chunks : float32 [queries, chunks]
+        Mean pooled attention of each query on the chunk's tokens.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    chunks: np.ndarray
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +104,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
     scores : float32 [chunks] or None
-        Mean importance per chunk; None where nothing was scored.
+        What the chunks were ranked by; None where nothing was scored.
+    votes : Votes or None
+        Where they were asked for and something was scored.
     """
 
     positions: np.ndarray | None
@@ -64,3 +117,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     draft_cached_tokens: int = 0
     cached_tokens: int = 0
     scores: np.ndarray | None = None
+    votes: Votes | None = None

@@ -25,6 +25,11 @@ class Ranks:
         """Whether this rank's decisions count."""
         return self._group.rank_in_group == 0
 
+    @property
+    def rank(self) -> int:
+        """This rank's place in the group."""
+        return self._group.rank_in_group
+
     def any_error(self, error: str | None) -> str | None:
         """The first rank's error, in rank order, or None if no rank has one."""
         if self._alone:
@@ -38,6 +43,12 @@ class Ranks:
         if not self._alone:
             tensor.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group.device_group)
+        return tensor
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over the ranks, in place."""
+        if not self._alone:
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self._group.device_group)
         return tensor
 
     def from_first(self, value: Any) -> Any:

@@ -5,18 +5,17 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from specprefill_sgl import eligibility, selection
+from specprefill_sgl import eligibility
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.draft.drafting import Drafting
+from specprefill_sgl.draft.drafting import Cast, Drafting
 from specprefill_sgl.draft.model import DraftModel
 from specprefill_sgl.draft.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.prompts import Outcome, Prompt
 from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.scoring.device_selection import select
-from specprefill_sgl.scoring.torch_scoring import chunk_scores
+from specprefill_sgl.selecting import Selected, select
+from specprefill_sgl.selection.budget import keeps_everything
 from specprefill_sgl.skipcode import as_numpy
 from specprefill_sgl.turns import Turn, Turns
 
@@ -53,15 +52,16 @@ class Stage:
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
         n_tokens = len(prompt.ids)
-        if (turn := self.turns.repeated(prompt.ids, _settings(prompt), prompt.namespace)) is not None:
+        turn = None if prompt.return_votes else self.turns.repeated(prompt.ids, prompt.settings, prompt.namespace)
+        if turn is not None:
             return Outcome(positions=turn.positions, draft_cached_tokens=n_tokens, scores=turn.scores)
         if prompt.kept is None and prompt.cached and n_tokens - prompt.cached < prompt.min_tokens:
             return Outcome(positions=None, reason=eligibility.PREFIX_CACHED, cached_tokens=prompt.cached)
-        if selection.keeps_everything(self._forced(prompt), prompt.keep_ratio):
+        if keeps_everything(prompt.cut, prompt.keep_ratio, prompt.rule.budget_unit):
             return Outcome(positions=np.arange(n_tokens))
-        if n_tokens + self.config.lookahead > self.draft.context_len:
+        if n_tokens + prompt.rule.lookahead > self.draft.context_len:
             return Outcome(positions=None, reason=eligibility.DRAFT_CONTEXT)
-        if self.draft.tokens_needed(n_tokens) > self.draft.max_tokens:
+        if self.draft.tokens_needed(prompt) > self.draft.max_tokens:
             return Outcome(positions=None, reason=eligibility.DRAFT_POOL)
         if as_numpy(prompt.ids).max() >= self._vocab_size:
             return Outcome(positions=None, reason=eligibility.DRAFT_VOCABULARY)
@@ -69,21 +69,26 @@ class Stage:
 
     def warm_up(self) -> bool:
         """Draft a made-up prompt, so that no request waits for kernels to be compiled; whether the draft can do it."""
-        room = min(self.draft.context_len, self.draft.max_tokens) - self.config.lookahead
-        n_tokens = max(1, min(4 * self.config.chunk_size, room))
-        self.begin([Prompt(ids=array("q", bytes(8 * n_tokens)), keep_ratio=self.config.keep_ratio)])
+        rule = self.config.rule
+        room = min(self.draft.context_len, self.draft.max_tokens) - rule.lookahead
+        n_tokens = max(1, min(4 * rule.chunk_size + rule.window, room))
+        self.begin([Prompt(ids=array("q", bytes(8 * n_tokens)), keep_ratio=self.config.keep_ratio, rule=rule)])
         while (outcomes := self.advance()) is None:
             pass
         self.clear()
         return outcomes[0].positions is not None
 
     def group_size(self, prompts: Sequence[Prompt]) -> int:
-        """How many of the waiting prompts, in order, are drafted together: always one, more while they fit one forward."""
+        """How many of the waiting prompts, in order, are drafted together.
+
+        Always one; more while they fit one forward and are selected from by the same rule.
+        """
         tokens = slots = 0
         for size, prompt in enumerate(prompts[:MAX_PROMPTS]):
             tokens += len(prompt.ids)
-            slots += self.draft.tokens_needed(len(prompt.ids))
-            if size and (tokens > self.draft.chunk_tokens or slots > self.draft.max_tokens):
+            slots += self.draft.tokens_needed(prompt)
+            fits = tokens <= self.draft.chunk_tokens and slots <= self.draft.max_tokens
+            if size and not (fits and prompt.rule == prompts[0].rule):
                 return size
         return min(len(prompts), MAX_PROMPTS)
 
@@ -93,7 +98,7 @@ class Stage:
         turn = Turn(
             ids=prompt.ids,
             positions=outcome.positions,
-            settings=_settings(prompt),
+            settings=prompt.settings,
             namespace=prompt.namespace,
             scores=outcome.scores,
         )
@@ -126,7 +131,7 @@ class Stage:
 
     def source(self, prompts: Sequence[Prompt]) -> Drafting:
         """Where votes come from."""
-        return Drafting(self.draft, prompts)
+        return Drafting(self.draft, prompts, self._ranks)
 
     def advance(self) -> list[Outcome] | None:
         """One draft forward; the group's outcomes once it is done, else None.
@@ -134,7 +139,7 @@ class Stage:
         Never raises for a failing draft: all prompts of the group become dense, on all ranks, and the draft's cache is emptied.
         """
         assert self._prompts is not None
-        votes: list[torch.Tensor | None] | None = None
+        casts: list[Cast | None] | None = None
         error: str | None = None
         try:
             self._timers["draft"].keep_up()
@@ -144,13 +149,13 @@ class Stage:
                 done = self._drafting.step()
             if done:
                 with self._timers["score"].span():
-                    votes = self._drafting.votes()
+                    casts = self._drafting.votes()
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
             logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(self._prompts))
         if self._ranks.any_error(error) is not None:
             return self._failed()
-        return None if votes is None else self._finished(votes)
+        return None if casts is None else self._finished(casts)
 
     def drop(self) -> None:
         """Give up the group in progress; what it has read stays cached."""
@@ -172,12 +177,12 @@ class Stage:
         self.draft.clear()
         return outcomes
 
-    def _finished(self, votes: list[torch.Tensor | None]) -> list[Outcome]:
+    def _finished(self, casts: list[Cast | None]) -> list[Outcome]:
         assert self._prompts is not None
         assert self._drafting is not None
-        prompts, cached = self._prompts, self._drafting.cached
+        prompts, drafting, cached = self._prompts, self._drafting, self._drafting.cached
         with self._timers["select"].span():
-            chosen = self._select(prompts, [None if one is None else self._ranks.maximum(one) for one in votes])
+            chosen = self._select(prompts, [None if one is None else drafting.joined(one) for one in casts])
         if chosen is None:
             return self._failed()
         self._drafting.release()
@@ -185,18 +190,19 @@ class Stage:
         draft_ms, lookahead_ms, score_ms, select_ms = (timer.total_ms() for timer in self._timers.values())
         outcomes = [
             Outcome(
-                positions=positions,
+                positions=one.positions,
                 draft_ms=draft_ms + lookahead_ms,
                 score_ms=score_ms,
                 select_ms=select_ms,
                 draft_cached_tokens=already,
                 cached_tokens=prompt.cached,
-                scores=score,
+                scores=one.scores,
+                votes=one.votes,
             )
-            for prompt, (positions, score), already in zip(prompts, chosen, cached, strict=True)
+            for prompt, one, already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
-            tokens, kept = sum(len(prompt.ids) for prompt in prompts), sum(len(positions) for positions, _ in chosen)
+            tokens, kept = sum(len(prompt.ids) for prompt in prompts), sum(len(one.positions) for one in chosen)
             logger.info(
                 "Spec prefill batch, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
                 "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",
@@ -205,50 +211,14 @@ class Stage:
             )
         return outcomes
 
-    def _select(
-        self, prompts: Sequence[Prompt], votes: Sequence[torch.Tensor | None]
-    ) -> list[tuple[np.ndarray, np.ndarray | None]] | None:
-        """Rank 0's kept positions and scores per prompt, None if it failed; a cancelled prompt keeps nothing."""
-        chosen: list[tuple[np.ndarray, np.ndarray | None]] | None = None
+    def _select(self, prompts: Sequence[Prompt], casts: Sequence[Cast | None]) -> list[Selected] | None:
+        """What rank 0 selects of each prompt, None if it failed; of a cancelled prompt nothing."""
+        chosen: list[Selected] | None = None
         if self._ranks.is_first:
             try:
-                wanted = [(prompt, one) for prompt, one in zip(prompts, votes, strict=True) if one is not None]
-                found = iter(self._selected(wanted))
-                chosen = [(np.arange(0), None) if one is None else next(found) for one in votes]
+                wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if one is not None]
+                found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]))
+                chosen = [Selected(np.arange(0)) if one is None else next(found) for one in casts]
             except Exception:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
-
-    def _selected(self, voted: Sequence[tuple[Prompt, torch.Tensor]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Kept positions and scores of prompts with their votes."""
-        best = select(
-            [chunk_scores(votes, self.config.chunk_size) for _, votes in voted],
-            [self._forced(prompt) for prompt, _ in voted],
-            [prompt.keep_ratio for prompt, _ in voted],
-        )
-        return [(self._positions(prompt, *one), one.scores) for (prompt, _), one in zip(voted, best, strict=True)]
-
-    def _positions(self, prompt: Prompt, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """The best chunks; what an earlier turn kept comes before them, what is cached undropped is not paid for."""
-        size = self.config.chunk_size
-        positions = selection.chunk_positions(chunks, len(prompt.ids), size)
-        free = prompt.cached if prompt.kept is None else selection.leading_run(prompt.kept)
-        if selection.leading_run(positions) < free:
-            after = selection.select_after(free // size, scores, self._forced(prompt), prompt.keep_ratio)
-            after = np.union1d(np.arange(free), selection.chunk_positions(after, len(prompt.ids), size))
-            positions = after if prompt.kept is None else np.union1d(positions, after)
-        return positions if prompt.kept is None else np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
-
-    def _forced(self, prompt: Prompt) -> np.ndarray:
-        return selection.forced_chunks(
-            len(prompt.ids),
-            chunk_size=self.config.chunk_size,
-            keep_first=self.config.keep_first,
-            keep_last=prompt.keep_last,
-            protect=prompt.protect,
-        )
-
-
-def _settings(prompt: Prompt) -> tuple:
-    """What the selection depends on besides the ids."""
-    return prompt.keep_ratio, prompt.keep_last, prompt.protect

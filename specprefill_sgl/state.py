@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from specprefill_sgl.backlog import Keep
 from specprefill_sgl.options import RequestOptions
 from specprefill_sgl.prompts import Outcome
+from specprefill_sgl.selection.rule import Rule
 from specprefill_sgl.skipcode import offsets_of
 
 _ATTRIBUTE = "spec_prefill"
@@ -21,6 +23,10 @@ class PromptState:
     options : RequestOptions
     prompt_tokens : int
         Length of the prompt as it arrived.
+    rule : Rule
+        How its tokens are chosen.
+    keep : Keep
+        The keep ratio it is selected with, and why; until then, what was asked for.
     outcome : Outcome or None
         None while the request waits for its draft.
     offsets : int64 [kept_tokens] or None
@@ -31,6 +37,8 @@ class PromptState:
 
     options: RequestOptions
     prompt_tokens: int
+    rule: Rule
+    keep: Keep
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0

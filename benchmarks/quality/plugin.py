@@ -15,22 +15,23 @@ import numpy as np
 import torch
 
 from benchmarks.quality.controls import CONTROLS
+from specprefill_sgl.draft.drafting import Cast
 from specprefill_sgl.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
-_FROM_CONFIG = ("lookahead", "pool_kernel", "chunk_size")
+_OF_RULE = ("lookahead", "pool_kernel", "chunk_size")
 
 
 def settings() -> dict[str, Any]:
-    """`method`, and for ablations `lookahead`, `pool_kernel`, `chunk_size`, `over_heads`, `positions` and `turns`."""
+    """`method`, `selection`, and for ablations `lookahead`, `pool_kernel`, `chunk_size`, `over_heads`, `positions`, `turns`."""
     return json.loads(Path(os.environ[SETTINGS]).read_text())
 
 
 class Remembered:
     """A source of votes (see `specprefill_sgl.draft.drafting.Drafting`) that drafts only prompts it has not seen."""
 
-    memo: ClassVar[dict[tuple[bytes, str], torch.Tensor]] = {}
+    memo: ClassVar[dict[tuple[bytes, str], Cast]] = {}
 
     def __init__(self, source: Callable, stage: Any, prompts: Sequence):
         if len(self.memo) > _REMEMBERED:
@@ -42,8 +43,8 @@ class Remembered:
         self._drafting = None
         if now["method"] in CONTROLS:
             for at in self._missing:
-                control = CONTROLS[now["method"]](as_numpy(prompts[at].ids), stage.config.chunk_size)
-                self.memo[self._keys[at]] = torch.from_numpy(control).float()[None]
+                control = CONTROLS[now["method"]](as_numpy(prompts[at].ids), prompts[at].rule.chunk_size)
+                self.memo[self._keys[at]] = Cast(torch.from_numpy(control).float()[None], 0, [], [])
         elif self._missing:
             self._drafting = source(stage, [prompts[at] for at in self._missing])
         self.cached = [0] * len(prompts)
@@ -58,7 +59,11 @@ class Remembered:
     def cancel(self, index: int) -> None:
         """Nothing: the bench cancels no request."""
 
-    def votes(self) -> list[torch.Tensor]:
+    def joined(self, cast: Cast) -> Cast:
+        """As the draft's own: the bench has one rank."""
+        return cast if self._drafting is None else self._drafting.joined(cast)
+
+    def votes(self) -> list[Cast]:
         if self._drafting is not None:
             self.memo.update(zip((self._keys[at] for at in self._missing), self._drafting.votes(), strict=True))
         return [self.memo[key] for key in self._keys]
@@ -70,29 +75,22 @@ class Remembered:
 
 def register() -> None:
     """Wrap the stage; idempotent."""
-    from specprefill_sgl import stage, state, turns
+    from specprefill_sgl import selecting, stage, state, turns
     from specprefill_sgl.draft import voting
+    from specprefill_sgl.hooks import decisions
+    from specprefill_sgl.hooks import scheduler as scheduler_hooks
 
-    if hasattr(stage.Stage, "quality_config"):
+    if stage.Stage.source.__module__ == __name__:
         return
-    stage.Stage.quality_config = None
-    source, begin, without_draft, decide = (
-        stage.Stage.source,
-        stage.Stage.begin,
-        stage.Stage.without_draft,
-        state.PromptState.decide,
-    )
+    source, decide, in_context = stage.Stage.source, state.PromptState.decide, decisions.in_context
     layer_votes, max_votes = voting.layer_votes, voting.max_votes
 
-    def configured(method):
-        def call(self, *arguments):
-            now = settings()
-            changed = {name: now[name] for name in _FROM_CONFIG if name in now}
-            self.quality_config = self.quality_config or self.config
-            self.config = self.draft.config = msgspec.structs.replace(self.quality_config, **changed)
-            return method(self, *arguments)
-
-        return call
+    def ruled(scheduler, req, the_stage, waiting):
+        now = settings()
+        changed = {name: now[name] for name in _OF_RULE if name in now}
+        own = state.state_of(req)
+        own.rule = msgspec.structs.replace(the_stage.config.rule_for(now["selection"]), **changed)
+        return in_context(scheduler, req, the_stage, waiting)
 
     def over_heads(*arguments, **options):
         return (mean_layer_votes if settings().get("over_heads") == "mean" else layer_votes)(*arguments, **options)
@@ -105,10 +103,10 @@ def register() -> None:
         if settings().get("positions") == "renumbered" and self.is_sparse:
             self.offsets, self.delta = self.offsets * 0, 0
 
-    positions, continued = stage.Stage._positions, turns.Turns.continued
+    positions, continued = selecting._positions, turns.Turns.continued
 
-    def without_revival(self, prompt, *selected):
-        found = positions(self, prompt, *selected)
+    def without_revival(prompt, *selected):
+        found = positions(prompt, *selected)
         if settings().get("turns") == "no_revival" and prompt.kept is not None:
             new = found[len(prompt.kept) :]
             return np.concatenate([prompt.kept, new[new > prompt.kept.max()]])
@@ -117,15 +115,15 @@ def register() -> None:
     def only_if_sticky(self, ids, namespace):
         return None if settings().get("turns") == "fresh" else continued(self, ids, namespace)
 
-    stage.Stage._positions, turns.Turns.continued = without_revival, only_if_sticky
+    selecting._positions, turns.Turns.continued = without_revival, only_if_sticky
     stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)
-    stage.Stage.begin, stage.Stage.without_draft = configured(begin), configured(without_draft)
+    scheduler_hooks.in_context = ruled
     voting.layer_votes, voting.max_votes, voting.kernel_votes = over_heads, over_layers, voting.torch_votes
     state.PromptState.decide = decide_positions
 
 
-def mean_layer_votes(queries, keys, *, scaling: float, logit_cap: float, pool_kernel: int, sinks: None = None) -> torch.Tensor:
-    """As `layer_votes`, with the mean over heads in place of the maximum (ablation; ungrouped heads, no cap, no sinks)."""
+def mean_layer_votes(queries, keys, *, scaling: float, logit_cap: float, pool_kernel: int, **_all_seen: object) -> torch.Tensor:
+    """As `layer_votes` of the paper, with the mean over heads in place of the maximum (ablation; ungrouped heads, no cap)."""
     logits = torch.einsum("vhd,nhd->vhn", queries.float(), keys.float()) * scaling
     pooled = torch.nn.functional.avg_pool1d(logits.softmax(-1), pool_kernel, stride=1, padding=pool_kernel // 2)
     return pooled.mean(dim=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import launch
 from benchmarks.quality.plugin import SETTINGS
 
-LARGEST_LOOKAHEAD = 16  # pools are sized for the ablation's largest
+_SETTINGS = {"method": "specprefill", "selection": "paper"}
 
 
 class QualityServer:
@@ -20,7 +20,7 @@ class QualityServer:
     def choose(self, method: str, **changed: object) -> None:
         """Select a method and settings for all requests from now on; the radix cache is emptied."""
         launch.flush(self.url)
-        self._settings.write_text(json.dumps({"method": method, "lookahead": 8, **changed}))
+        self._settings.write_text(json.dumps({**_SETTINGS, "method": method, **changed}))
 
 
 @contextlib.contextmanager
@@ -29,11 +29,11 @@ def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[Qu
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings.json"
-    settings.write_text(json.dumps({"method": "specprefill", "lookahead": 8}))
+    settings.write_text(json.dumps(_SETTINGS))
     env = launch.plugin_environment(folder, "specprefill_quality", "benchmarks.quality.plugin:register")
     words = launch.command(
         target,
-        *launch.sparse_flags(draft, min_tokens=64, lookahead=LARGEST_LOOKAHEAD),
+        *launch.sparse_flags(draft, min_tokens=64, selection="paper"),
         *options,
         dtype="float32",
         max_total_tokens="40000",

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import launch
 from benchmarks.soak.clients import Asked, generate
-from specprefill_sgl.selection import leading_run
+from specprefill_sgl.selection.chunks import leading_run
 
 _SHARED = 8  # tokens that random prompts may share at their beginning
 

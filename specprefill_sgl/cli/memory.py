@@ -24,7 +24,7 @@ def report(config: Any, server_args: Any) -> list[str]:
     slot = kv_bytes(draft, ranks)
     key_heads = ranks if compat.is_latent(draft) else draft.get_total_num_kv_heads()
     heads = draft.num_attention_heads // key_heads  # that share a key
-    scratch = 2 * config.lookahead * heads * draft.context_len * 4
+    scratch = 2 * (config.rule.window + config.rule.lookahead) * heads * draft.context_len * 4
     lines = [
         f"draft weights: {_weights(config.draft_model_path, ranks)}",
         f"draft KV pool: {tokens} tokens, {tokens * slot / _MIB:.0f} MiB",

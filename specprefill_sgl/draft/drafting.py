@@ -1,12 +1,34 @@
 """A group of prompts on its way through the draft: steps, then votes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from specprefill_sgl.draft.model import DraftModel
 from specprefill_sgl.draft.voting import votes_of
 from specprefill_sgl.prompts import Prompt
+from specprefill_sgl.ranks import Ranks
+from specprefill_sgl.selection.rule import Heads
+
+
+class Cast(NamedTuple):
+    """The votes cast on one prompt; those of the window come first.
+
+    Attributes
+    ----------
+    votes : float32 [votes, prompt_tokens]
+        Pooled attention.
+    n_window : int
+        Votes of the window.
+    tokens, positions : list of int
+        Of the queries' tokens.
+    """
+
+    votes: torch.Tensor
+    n_window: int
+    tokens: list[int]
+    positions: list[int]
 
 
 class Drafting:
@@ -18,10 +40,13 @@ class Drafting:
     ----------
     draft : DraftModel
     prompts : sequence of Prompt
+        With one rule.
+    ranks : Ranks
+        The draft's heads are split over.
     """
 
-    def __init__(self, draft: DraftModel, prompts: Sequence[Prompt]):
-        self._draft = draft
+    def __init__(self, draft: DraftModel, prompts: Sequence[Prompt], ranks: Ranks):
+        self._draft, self._prompts, self._ranks, self._rule = draft, prompts, ranks, prompts[0].rule
         self._group = draft.begin(prompts)
         self.cached = self._group.cached
 
@@ -38,12 +63,36 @@ class Drafting:
         """A prompt that is not wanted any more: its votes will be None."""
         self._group.cancel(index)
 
-    def votes(self) -> list[torch.Tensor | None]:
-        """After the last step: float32 [votes, prompt_tokens] per prompt, over this rank's heads and all voting layers."""
+    def votes(self) -> list[Cast | None]:
+        """After the last step, of each prompt: over this rank's heads, as the rule says; `joined` makes them all ranks'."""
         drafted = self._group.drafted()
-        found = iter(votes_of(self._draft, [one for one in drafted if one is not None]))
-        return [None if one is None else next(found) for one in drafted]
+        wanted = [(prompt, one) for prompt, one in zip(self._prompts, drafted, strict=True) if one is not None]
+        heads = None if self._rule.heads is None else self._own(self._rule.heads)
+        found = votes_of(
+            self._draft,
+            [one for _, one in wanted],
+            pool_kernel=self._rule.pool_kernel,
+            counted=[prompt.counted for prompt, _ in wanted],
+            heads=heads,
+        )
+        each = (Cast(votes, one.n_window, one.tokens, one.positions) for votes, (_, one) in zip(found, wanted, strict=True))
+        return [None if one is None else next(each) for one in drafted]
+
+    def joined(self, cast: Cast) -> Cast:
+        """Over the heads of all ranks: the maximum, or the mean of those that count."""
+        if self._rule.heads is None:
+            return cast._replace(votes=self._ranks.maximum(cast.votes))
+        return cast._replace(votes=self._ranks.total(cast.votes) / len(self._rule.heads))
 
     def release(self) -> None:
         """Give back what the group holds."""
         self._group.release()
+
+    def _own(self, heads: Heads) -> dict[int, list[int]]:
+        """Number of a layer -> those of its heads that are this rank's, counted from its first."""
+        own: dict[int, list[int]] = {}
+        for layer, head in heads:
+            at = head - self._ranks.rank * self._draft.heads_of(layer)
+            if 0 <= at < self._draft.heads_of(layer):
+                own.setdefault(layer, []).append(at)
+        return own

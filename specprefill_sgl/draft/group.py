@@ -20,24 +20,29 @@ from specprefill_sgl.prompts import Prompt
 
 
 class DraftedPrompt:
-    """One drafted prompt: where its keys are and which queries vote.
+    """One drafted prompt: where its keys are and which queries vote, those of the window first.
 
     Attributes
     ----------
     queries : dict[int, Tensor]
-        Number of a layer (`QueryCapture`) -> [votes, heads, head_dim] on the device, `votes` <= lookahead.
+        Number of a layer (`QueryCapture`) -> [votes, heads, head_dim] on the device.
     slots : int64 [prompt_tokens]
         KV slots of the prompt in the draft's pool, valid until the group is released.
+    n_window : int
+        Votes of the window.
+    tokens, positions : list of int
+        Ids and positions of the queries' tokens; from `prompt_tokens` on they were decoded.
     """
 
-    def __init__(self, queries: dict[int, torch.Tensor], slots: torch.Tensor):
-        self.queries = queries
-        self.slots = slots
+    def __init__(
+        self, queries: dict[int, torch.Tensor], slots: torch.Tensor, n_window: int, tokens: list[int], positions: list[int]
+    ):
+        self.queries, self.slots, self.n_window, self.tokens, self.positions = queries, slots, n_window, tokens, positions
 
     @property
-    def n_votes(self) -> int:
-        """Queries that vote."""
-        return len(next(iter(self.queries.values())))
+    def visible(self) -> list[int]:
+        """Tokens of the prompt that each query sees."""
+        return [min(position + 1, len(self.slots)) for position in self.positions]
 
 
 class DraftGroup:
@@ -52,15 +57,14 @@ class DraftGroup:
     tree : BasePrefixCache
         The draft's prefix cache over those pools.
     prompts : sequence of Prompt
-    lookahead : int
-        Queries recorded per prompt: the last prompt token's and `lookahead - 1` decoded ones.
+        With one rule, which says how many are decoded and how many prompt tokens vote, as far as one forward holds these.
     chunk_tokens : int
         Most prompt tokens in one forward; longer prompts are extended in chunks.
 
     Attributes
     ----------
     cached : list[int]
-        Tokens of each prompt whose keys the draft had already; the last token is always read, for its query.
+        Tokens of each prompt whose keys the draft had already; tokens that vote are always read, for their queries.
     """
 
     @own_settings()
@@ -71,15 +75,17 @@ class DraftGroup:
         tree: BasePrefixCache,
         prompts: Sequence[Prompt],
         *,
-        lookahead: int,
         chunk_tokens: int,
     ):
         self._runner, self._capture, self._tree = runner, capture, tree
-        self._lookahead, self._chunk_tokens = lookahead, chunk_tokens
-        self._reqs = [_draft_req(index, prompt) for index, prompt in enumerate(prompts)]
+        self._rule, self._chunk_tokens = prompts[0].rule, chunk_tokens
+        self._last = max(1, min(self._rule.window, chunk_tokens))  # tokens at the end that are read in one forward
+        self._reqs = [_DraftReq(index, prompt, read=self._last) for index, prompt in enumerate(prompts)]
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
+        self._windows: dict[str, dict[int, torch.Tensor]] = {}  # queries of the last prompt tokens by layer, by request
         self._steps: list[dict[int, torch.Tensor]] = []  # queries by layer, rows as in the batch
+        self._fed: list[torch.Tensor] = []  # what was decoded, and its queries recorded
         self._tokens = torch.empty(0, dtype=torch.int64, device=runner.device)  # the next one of each row
         self._votes: list[int] = []  # queries that count, of each row
         self._eos = torch.tensor(sorted(runner.model_config.hf_eos_token_id or ()), dtype=torch.int64, device=runner.device)
@@ -90,12 +96,14 @@ class DraftGroup:
 
     @own_settings()
     def step(self) -> bool:
-        """One extend forward, or when all prompts are read the lookahead; whether the group is drafted."""
+        """One extend forward, or when all prompts are read the lookahead, if any; whether the group is drafted."""
         if waiting := self._waiting:
             self._extend_chunk(waiting)
-        elif self._batch is not None:
+            if self._waiting or self._rule.decodes:
+                return False
+        if self._batch is not None:
             self._look_ahead(self._batch)
-        return not waiting
+        return True
 
     @property
     def has_read(self) -> bool:
@@ -103,7 +111,7 @@ class DraftGroup:
         return not self._waiting
 
     @property
-    def _waiting(self) -> list[Req]:
+    def _waiting(self) -> list["_DraftReq"]:
         return [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
 
     def cancel(self, index: int) -> None:
@@ -114,18 +122,23 @@ class DraftGroup:
         """Results in the order of the prompts, after the last step; None for cancelled ones."""
         if self._batch is None:
             return [None] * len(self._reqs)
-        by_layer = {layer: torch.stack([step[layer] for step in self._steps]) for layer in self._steps[0]}
         row_of = {req.rid: row for row, req in enumerate(self._batch.reqs)}
-        result: list[DraftedPrompt | None] = []
-        for req in self._reqs:
-            if req.rid in self._gone:
-                result.append(None)
-                continue
-            row = row_of[req.rid]
-            queries = {layer: stacked[: self._votes[row], row] for layer, stacked in by_layer.items()}
-            table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
-            result.append(DraftedPrompt(queries, table[: len(req.origin_input_ids)].long()))
-        return result
+        fed = torch.stack(self._fed).tolist() if self._fed else []
+        return [None if req.rid in self._gone else self._drafted(req, row_of[req.rid], fed) for req in self._reqs]
+
+    def _drafted(self, req: "_DraftReq", row: int, fed: list[list[int]]) -> DraftedPrompt:
+        n_tokens, window = len(req.origin_input_ids), self._windows[req.rid]
+        n_window = min(self._last, n_tokens) if self._rule.window else 0
+        n_ahead = self._votes[row] if self._rule.lookahead_votes else 0
+        queries = {
+            layer: torch.cat([rows[:n_window], *(step[layer][row : row + 1] for step in self._steps[:n_ahead])])
+            for layer, rows in window.items()
+        }
+        table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
+        positions = [*range(n_tokens - n_window, n_tokens), *range(n_tokens - 1, n_tokens - 1 + n_ahead)]
+        ids = [*req.origin_input_ids, *(step[row] for step in fed)]
+        tokens = [ids[position] for position in positions]
+        return DraftedPrompt(queries, table[:n_tokens].long(), n_window, tokens, positions)
 
     @own_settings()
     def release(self) -> None:
@@ -137,14 +150,16 @@ class DraftGroup:
                 self._tree.unlock(req.lock)
                 req.lock = None
 
-    def _extend_chunk(self, waiting: list[Req]) -> None:
+    def _extend_chunk(self, waiting: list["_DraftReq"]) -> None:
         """One extend forward over the next chunk of tokens; prompts that end in it join the batch that decodes."""
         members, budget = [], self._chunk_tokens
         for req in waiting:
-            if budget == 0:
+            rest = len(req.origin_input_ids) - req.prefix_len
+            part = rest if rest <= budget else min(budget, rest - self._last)
+            if part <= 0:
                 break
-            req.extend_end = min(len(req.origin_input_ids), req.prefix_len + budget)
-            budget -= req.extend_end - req.prefix_len
+            req.extend_end = req.prefix_len + part
+            budget -= part
             members.append(req)
         batch = ScheduleBatch.init_new(
             reqs=members,
@@ -159,13 +174,20 @@ class DraftGroup:
         batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device, non_blocking=True)
         batch.prefill_input_ids_cpu = None
         ended = [i for i, req in enumerate(members) if req.extend_end == len(req.origin_input_ids)]
-        last_rows = torch.tensor(batch.extend_lens).cumsum(0)[ended] - 1
-        queries, tokens = self._forward(batch, last_rows.to(batch.device) if ended else None)
+        ends = torch.tensor(batch.extend_lens).cumsum(0)
+        sizes = [min(self._last, len(members[i].origin_input_ids)) for i in ended]
+        rows = (
+            torch.cat([torch.arange(ends[i] - size, ends[i]) for i, size in zip(ended, sizes, strict=True)]) if ended else None
+        )
+        queries, tokens = self._forward(batch, None if rows is None else rows.to(batch.device))
         for req in members:
             checkpoint_kv_cache(req, self._tree)
         if ended:
+            for number, i in enumerate(ended):
+                self._windows[members[i].rid] = {layer: taken.split(sizes)[number] for layer, taken in queries.items()}
             batch.filter_batch(keep_indices=ended)
-            self._join(batch, queries, tokens[ended])
+            last = torch.tensor(sizes).cumsum(0).sub(1).to(batch.device)
+            self._join(batch, {layer: taken[last] for layer, taken in queries.items()}, tokens[ended])
 
     def _join(self, batch: ScheduleBatch, queries: dict[int, torch.Tensor], tokens: torch.Tensor) -> None:
         if self._batch is None:
@@ -180,9 +202,10 @@ class DraftGroup:
         votes = torch.ones_like(self._tokens)
         going = torch.ones_like(votes, dtype=torch.bool)
         rows = torch.arange(len(votes), device=votes.device)
-        for _ in range(self._lookahead - 1):
+        for _ in range(self._rule.decodes):
             fed = batch.input_ids = self._tokens
             batch.prepare_for_decode()
+            self._fed.append(fed)
             queries, self._tokens = self._forward(batch, rows)
             self._steps.append(queries)
             votes += going
@@ -207,17 +230,23 @@ class DraftGroup:
         return queries, output.logits_output.next_token_logits.argmax(dim=-1)
 
 
-def _draft_req(index: int, prompt: Prompt) -> Req:
-    params = SamplingParams(temperature=0, max_new_tokens=1)
-    params.normalize(None)
-    extra_key, cache_salt = prompt.namespace
-    req = Req(
-        rid=str(index),
-        origin_input_text="",
-        origin_input_ids=prompt.ids,
-        sampling_params=params,
-        extra_key=extra_key,
-        cache_salt=cache_salt,
-    )
-    req.logprob_start_len = -1
-    return req
+class _DraftReq(Req):
+    """A prompt as SGLang's request; its last `read` tokens are never taken from the prefix cache."""
+
+    def __init__(self, index: int, prompt: Prompt, *, read: int):
+        params = SamplingParams(temperature=0, max_new_tokens=1)
+        params.normalize(None)
+        extra_key, cache_salt = prompt.namespace
+        super().__init__(
+            rid=str(index),
+            origin_input_text="",
+            origin_input_ids=prompt.ids,
+            sampling_params=params,
+            extra_key=extra_key,
+            cache_salt=cache_salt,
+        )
+        self.logprob_start_len = -1
+        self._read = read
+
+    def _compute_max_prefix_len(self, input_len: int) -> int:
+        return max(min(super()._compute_max_prefix_len(input_len), input_len - self._read), 0)

@@ -35,7 +35,8 @@ class DraftModel:
 
     @own_settings()
     def __init__(self, config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int):
-        self.config, self.chunk_tokens = config, chunk_tokens
+        self.chunk_tokens = chunk_tokens
+        self._lookahead = config.rule.lookahead  # of the group in progress
         self.context_len = model_config.context_len
         page = scheduler.page_size
         self.max_tokens = pool_tokens(config, self.context_len, page)
@@ -77,21 +78,15 @@ class DraftModel:
         """
         self._runner.init_cuda_graphs(capture_decode_cuda_graph=not self._runner.server_args.enable_two_batch_overlap)
 
-    def tokens_needed(self, prompt_tokens: int) -> int:
-        """KV slots one prompt takes while it is drafted, page rounding included."""
-        return -(-(prompt_tokens + self.config.lookahead) // self.page_size) * self.page_size
+    def tokens_needed(self, prompt: Prompt) -> int:
+        """KV slots a prompt takes while it is drafted, page rounding included."""
+        return -(-(len(prompt.ids) + prompt.rule.lookahead) // self.page_size) * self.page_size
 
     def begin(self, prompts: Sequence[Prompt]) -> DraftGroup:
-        """Start on prompts that fit the pool together; only one group at a time."""
+        """Start on prompts of one rule that fit the pool together; only one group at a time."""
         assert self._capture is not None
-        return DraftGroup(
-            self._runner,
-            self._capture,
-            self._tree,
-            prompts,
-            lookahead=self.config.lookahead,
-            chunk_tokens=self.chunk_tokens,
-        )
+        self._lookahead = prompts[0].rule.lookahead
+        return DraftGroup(self._runner, self._capture, self._tree, prompts, chunk_tokens=self.chunk_tokens)
 
     def clear(self) -> None:
         """Empty the cache and both pools, whatever state a forward left them in; no group may be in progress."""
@@ -128,9 +123,14 @@ class DraftModel:
         """
         assert self._capture is not None
         seen = self._capture.layers
-        reach = prompt_tokens + self.config.lookahead
+        reach = prompt_tokens + self._lookahead
         full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1}
         return full or seen
+
+    def heads_of(self, number: int) -> int:
+        """Query heads of a layer on this rank."""
+        assert self._capture is not None
+        return self._capture.layers[number].tp_q_head_num
 
     def sinks(self, number: int) -> torch.Tensor | None:
         """Attention sinks of one layer, [heads], or None."""

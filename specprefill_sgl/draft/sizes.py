@@ -8,5 +8,5 @@ MAX_STATES = 64  # recurrent states of a hybrid draft: those of the prompts in p
 
 def pool_tokens(config: SpecPrefillConfig, context_len: int, page_size: int) -> int:
     """Slots of the KV pool, whole pages: as configured, or the longest prompt with everybody's lookahead."""
-    wanted = config.draft_max_tokens or context_len + MAX_PROMPTS * (config.lookahead + page_size)
+    wanted = config.draft_max_tokens or context_len + MAX_PROMPTS * (config.most_lookahead + page_size)
     return -(-wanted // page_size) * page_size

@@ -1,6 +1,6 @@
 """Votes of drafted prompts (README, What is computed, 2 to 4): by Triton kernels on a GPU, by plain torch elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,11 +11,12 @@ from specprefill_sgl.scoring.packed import PackedPrompts, pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
 
+LayerHeads = Mapping[int, Sequence[int]]
+Counted = Sequence[tuple[int, int]]
+
 
 class Drafted(Protocol):
-    """What is read of a `DraftModel`: the configuration, the layers that vote on a prompt by number, their sinks and keys."""
-
-    config: Any
+    """What is read of a `DraftModel`: the layers that vote on a prompt by number, their sinks and keys."""
 
     @property
     def device(self) -> torch.device: ...
@@ -25,46 +26,74 @@ class Drafted(Protocol):
     def slots(self, layer: Any, slots: torch.Tensor) -> torch.Tensor: ...
 
 
-def votes_of(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
-    """Pooled attention onto each prompt, max over this rank's heads and all voting layers.
+def votes_of(
+    draft: Drafted, prompts: Sequence[DraftedPrompt], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
+) -> list[torch.Tensor]:
+    """Pooled attention onto each prompt, of this rank.
+
+    Parameters
+    ----------
+    draft : Drafted
+    prompts : sequence of DraftedPrompt
+    pool_kernel : int
+        Width of the pooling.
+    counted : sequence of (begin, end)
+        Of each prompt, the tokens on which attention counts.
+    heads : mapping or None
+        Number of a layer -> its heads that vote; None: all of all layers.
 
     Returns
     -------
     list of float32 [votes, prompt_tokens]
-        `votes` as many as the prompt's queries.
+        `votes` as many as the prompt's queries. The maximum over layers and heads, or the sum over the given heads.
     """
     if not prompts:
         return []
-    if draft.device.type == "cuda" and kernels_can(draft.config.pool_kernel, _head_dim(prompts)):
-        return kernel_votes(draft, prompts)
-    return torch_votes(draft, prompts)
+    on_kernels = draft.device.type == "cuda" and kernels_can(pool_kernel, _head_dim(prompts))
+    return (kernel_votes if on_kernels else torch_votes)(draft, prompts, pool_kernel, counted, heads)
 
 
-def torch_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
+def torch_votes(
+    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+) -> list[torch.Tensor]:
     """One prompt, one layer at a time."""
-    return [
-        max_votes(
+    found = []
+    for prompt, tokens in zip(prompts, counted, strict=True):
+        layers = draft.voting_layers(len(prompt.slots))
+        each = (
             layer_votes(
                 prompt.queries[number],
                 draft.keys(layer)[draft.slots(layer, prompt.slots)],
                 scaling=layer.scaling,
                 logit_cap=layer.logit_cap,
-                pool_kernel=draft.config.pool_kernel,
+                pool_kernel=pool_kernel,
                 sinks=draft.sinks(number),
+                visible=torch.tensor(prompt.visible, device=prompt.slots.device),
+                counted=tokens,
+                heads=None if heads is None else heads[number],
             )
-            for number, layer in draft.voting_layers(len(prompt.slots)).items()
+            for number, layer in layers.items()
+            if heads is None or number in heads
         )
-        for prompt in prompts
-    ]
+        if heads is None:
+            found.append(max_votes(each))
+        else:
+            nothing = torch.zeros(len(prompt.visible), len(prompt.slots), device=prompt.slots.device)
+            found.append(sum(each, start=nothing))
+    return found
 
 
-def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch.Tensor]:
+def kernel_votes(
+    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+) -> list[torch.Tensor]:
     """Two kernels a layer for all prompts together; keys are read where they lie."""
-    lengths, n_votes = [len(prompt.slots) for prompt in prompts], [prompt.n_votes for prompt in prompts]
-    packed = pack([prompt.slots for prompt in prompts], n_votes)
+    lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
+    packed = pack([prompt.slots for prompt in prompts], [prompt.visible for prompt in prompts], counted)
     layers = [draft.voting_layers(length) for length in lengths]
     out = torch.zeros(max(n_votes), sum(lengths), dtype=torch.float32, device=packed.slots.device)
     for number, layer in {number: layer for voting in layers for number, layer in voting.items()}.items():
+        if heads is not None and number not in heads:
+            continue
         accumulate_votes(
             out,
             pad_sequence([prompt.queries[number] for prompt in prompts], batch_first=True),
@@ -72,8 +101,9 @@ def kernel_votes(draft: Drafted, prompts: Sequence[DraftedPrompt]) -> list[torch
             _voting(packed._replace(slots=draft.slots(layer, packed.slots)), [number in voting for voting in layers]),
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
-            pool_kernel=draft.config.pool_kernel,
+            pool_kernel=pool_kernel,
             sinks=draft.sinks(number),
+            heads=None if heads is None else heads[number],
         )
     # contiguous, for the ranks to reduce
     return [votes[:n].contiguous() for votes, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
@@ -87,7 +117,5 @@ def _voting(packed: PackedPrompts, votes: list[bool]) -> PackedPrompts:
     """The same prompts, without those on which a layer does not vote."""
     if all(votes):
         return packed
-    wanted = torch.tensor(votes, device=packed.n_votes.device)
-    return PackedPrompts(
-        slots=packed.slots, starts=packed.starts, n_votes=packed.n_votes * wanted, max_tokens=packed.max_tokens
-    )
+    wanted = torch.tensor(votes, device=packed.visible.device)
+    return packed._replace(visible=packed.visible * wanted[:, None])

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from specprefill_sgl import skipcode
+from specprefill_sgl import backlog, skipcode
 from specprefill_sgl.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.prompts import Outcome, Prompt
-from specprefill_sgl.selection import window_tail
+from specprefill_sgl.selection.budget import affordable_tail
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
 
@@ -25,7 +25,8 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
         req.set_finish_with_abort(str(error))
         options = RequestOptions()
-    state = PromptState(options, len(req.origin_input_ids))
+    rule, keep = options.rule(stage.config), backlog.keep(options, stage.config, waiting=1)
+    state = PromptState(options, len(req.origin_input_ids), rule, keep)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
     outcome = stage.without_draft(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
@@ -40,17 +41,26 @@ def outcome_of(req: Any) -> Outcome | None:
 
 
 def _prompt(req: Any, stage: Stage) -> Prompt:
-    options, config = state_of(req).options, stage.config  # type: ignore[union-attr]
-    ids = req.origin_input_ids
-    keep_ratio = _given(options.keep_ratio, config.keep_ratio)
-    tail = window_tail(len(ids), window=stage.window, chunk_size=config.chunk_size, keep_ratio=keep_ratio)
+    state, config = state_of(req), stage.config
+    assert state is not None
+    options, rule, ids, keep_ratio = state.options, state.rule, req.origin_input_ids, state.keep.ratio
+    tail = affordable_tail(
+        len(ids),
+        max(rule.keep_last, stage.window),
+        chunk_size=rule.chunk_size,
+        keep_ratio=keep_ratio,
+        unit=rule.budget_unit,
+    )
     return Prompt(
         ids=ids,
         keep_ratio=keep_ratio,
+        rule=rule,
         min_tokens=_given(options.min_tokens, config.min_tokens),
         protect=options.protect,
+        keep_first=config.keep_first,
         keep_last=_given(options.keep_last, config.keep_last, tail),
         namespace=(req.extra_key, req.cache_salt),
+        return_votes=options.return_votes,
     )
 
 
@@ -59,12 +69,17 @@ def _given(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def in_context(scheduler: Any, req: Any, stage: Stage) -> Prompt:
+def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     """The prompt with what earlier requests left in the radix cache: an earlier turn of it, or an undropped prefix.
+
+    Of so many requests that wait, it keeps what `backlog.keep` says.
 
     What the cache lost of the earlier turn is selected from again. Its last token, with larger pages a part of a page, and of
     a hybrid target what came after its last snapshot are never cached: they stay, since they end the answer.
     """
+    state = state_of(req)
+    assert state is not None
+    state.keep = backlog.keep(state.options, stage.config, waiting)
     prompt = _prompt(req, stage)
     cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)

@@ -7,6 +7,7 @@ from specprefill_sgl.hooks.answers import close_turns, open_turns
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.observability.metrics import Metrics
+from specprefill_sgl.selection.rule import CHANGEABLE
 
 _METRICS = "_spec_prefill_metrics"
 
@@ -30,6 +31,7 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
     result.internal_state["spec_prefill"] = {
         "version": __version__,
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
+        **{name: getattr(stage.config.rule, name) for name in CHANGEABLE},
         "draft_max_tokens": draft.max_tokens,
         "draft_available_tokens": draft.available_tokens(),
         "draft_cached_tokens": draft.cached_tokens(),

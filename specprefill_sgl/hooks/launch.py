@@ -1,12 +1,42 @@
 """Flags, and the checks at start that refuse what cannot work (ServerArgs; the launcher's process)."""
 
 import argparse
+import os
 from typing import Any, NoReturn
+
+import msgspec
 
 from specprefill_sgl import compat, config, vocabulary
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 
 _DEFAULTS = SpecPrefillConfig(draft_model_path="")
+_FLAGS: tuple[tuple[str, type, str], ...] = (
+    ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
+    ("keep_ratio", float, "Fraction of the prompt that is kept, in (0, 1]."),
+    ("keep_min", float, "What the keep ratio may fall to under a backlog. Default: it does not fall."),
+    ("backlog", int, "Waiting requests from which on the keep ratio falls."),
+    ("min_tokens", int, "Shorter prompts are prefilled dense."),
+    ("selection", str, "The rule that chooses tokens: best or paper; the next nine flags change it."),
+    ("lookahead", int, "Draft queries that vote, the last prompt token's included. Default 8; 1 with heads."),
+    ("window", int, "Last prompt tokens that vote besides. Default 0; 48 with heads."),
+    ("window_votes", str, "Whether lookahead and window vote pooled or choose chunks in turns. Default pooled."),
+    ("over_votes", str, "Importance over the votes: mean or max. Default max; paper: mean."),
+    ("pool_kernel", int, "Width of the average pooling over positions, odd. Default 31; paper: 13."),
+    ("chunk_size", int, "Tokens per chunk, the unit of selection. Default 8; paper: 32."),
+    ("budget_unit", str, "Whether the keep ratio counts tokens or chunks. Default tokens; paper: chunks."),
+    ("ignore_first", int, "Attention on that many tokens at the start counts for nothing. Default 4; paper: 0."),
+    ("ignore_tail", str, "Nor does attention on kept tokens at the end: true or false. Default true; paper: false."),
+    ("heads", str, "File of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
+    ("keep_first", int, "Tokens at the start whose chunks are always kept."),
+    (
+        "keep_last",
+        int,
+        "The same at the end. Default: the target's sliding window, best: at least 48; up to half of the budget.",
+    ),
+    ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
+    ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
+    ("config", str, "JSON file with the same names; flags and environment beat it."),
+)
 _ATTRIBUTE = "_spec_prefill"  # underscore names stay writable on a sealed ServerArgs and survive pickling
 
 
@@ -19,19 +49,7 @@ def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> Non
     """AFTER ServerArgs.add_cli_args: defaults stay None so that a given flag can be told from an absent one."""
     group = parser.add_argument_group("speculative prefill (specprefill-sgl)")
     group.add_argument("--spec-prefill", action="store_true", help="Switch Speculative Prefill on.")
-    for name, kind, text in (
-        ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
-        ("keep_ratio", float, "Fraction of the prompt's chunks that is kept, in (0, 1]."),
-        ("min_tokens", int, "Shorter prompts are prefilled dense."),
-        ("chunk_size", int, "Tokens per chunk, the unit of selection."),
-        ("lookahead", int, "Draft queries that vote, the last prompt token's included."),
-        ("pool_kernel", int, "Width of the average pooling over positions, odd."),
-        ("keep_first", int, "Tokens at the start whose chunks are always kept."),
-        ("keep_last", int, "Tokens at the end whose chunks are always kept. Default: the target's sliding window, if any."),
-        ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
-        ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
-        ("config", str, "JSON file with the same names; flags and environment beat it."),
-    ):
+    for name, kind, text in _FLAGS:
         if (default := getattr(_DEFAULTS, name, None)) not in (None, "", ()):
             text = f"{text} Default {default}."
         group.add_argument(flag(name), type=kind, default=None, help=text)
@@ -68,14 +86,15 @@ def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
     if resolved is None:
         return
     try:
-        _check(resolved, server_args)
+        setattr(server_args, _ATTRIBUTE, _checked(resolved, server_args))
     except ConfigError as error:
         if on_command_line:
             _exit(error)
         raise
 
 
-def _check(resolved: SpecPrefillConfig, server_args: Any) -> None:
+def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig:
+    """The configuration with its calibrated heads read."""
     from specprefill_sgl.hooks import verify
 
     verify()
@@ -86,6 +105,12 @@ def _check(resolved: SpecPrefillConfig, server_args: Any) -> None:
     draft = compat.draft_model_config(resolved, server_args, target=target)
     compat.check_models(target, draft)
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
+    if resolved.heads is None:
+        return resolved
+    from specprefill_sgl.draft import heads
+
+    calibrated = heads.load(os.path.expanduser(resolved.heads), resolved.draft_model_path)
+    return msgspec.structs.replace(resolved, calibrated=calibrated)
 
 
 def _exit(error: ConfigError) -> NoReturn:

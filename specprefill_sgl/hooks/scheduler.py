@@ -93,7 +93,7 @@ def _begin(scheduler: Any, stage: Stage, running_batch: Any) -> bool:
     if not undecided or not _may_draft(scheduler, running_batch, undecided[0]):
         return False
     for req in undecided[:MAX_PROMPTS]:
-        prompt = in_context(scheduler, req, stage)
+        prompt = in_context(scheduler, req, stage, len(undecided))
         if (outcome := stage.without_draft(prompt)) is not None:
             decide(scheduler, req, outcome)
         else:

@@ -40,14 +40,14 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
-    if draft.device.type == "cuda" and not kernels_can(config.pool_kernel, compat.key_dim(draft_config)):
+    if draft.device.type == "cuda" and not kernels_can(config.rule.pool_kernel, compat.key_dim(draft_config)):
         logger.warning(
             "--spec-prefill: plain torch computes the scores, slower than the kernels: these take %s up to %d, heads up to %d.",
             flag("pool_kernel"),
             MAX_POOL,
             MAX_HEAD_DIM,
         )
-    longest = min(draft.context_len, draft.max_tokens) - config.lookahead
+    longest = min(draft.context_len, draft.max_tokens) - config.rule.lookahead
     if longest < config.min_tokens:
         logger.warning(
             "--spec-prefill: the draft has room for prompts of %d tokens; only requests that lower %s, %d, can be sparse.",

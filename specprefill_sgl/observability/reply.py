@@ -27,6 +27,8 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "prompt_tokens": state.prompt_tokens,
         "kept_tokens": kept_tokens,
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
+        "keep_ratio_used": state.keep.ratio,
+        "keep_ratio_reason": state.keep.reason,
         "draft_cached_tokens": outcome.draft_cached_tokens,
         "draft_ms": round(outcome.draft_ms, 3),
         "score_ms": round(outcome.score_ms + outcome.select_ms, 3),
@@ -35,5 +37,8 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         kept = outcome.positions
         reply["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))
     if final and state.options.return_scores and outcome.scores is not None:
-        reply["scores"] = outcome.scores.tolist()
+        reply["scores"], reply["chunk_size"] = outcome.scores.tolist(), state.rule.chunk_size
+    if final and state.options.return_votes and outcome.votes is not None:
+        votes = outcome.votes
+        reply["votes"] = {"tokens": votes.tokens, "positions": votes.positions, "chunks": votes.chunks.tolist()}
     return reply

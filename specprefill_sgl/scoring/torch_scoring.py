@@ -1,6 +1,6 @@
-"""Importance of prompt tokens in plain torch (README, What is computed, 2 to 4): any device, the kernels' reference."""
+"""Pooled attention on prompt tokens in plain torch (README, What is computed, 2 and 3): any device, the kernels' reference."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn.functional import avg_pool1d
@@ -14,8 +14,11 @@ def layer_votes(
     logit_cap: float,
     pool_kernel: int,
     sinks: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
+    counted: tuple[int, int] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Pooled attention of one layer onto the prompt, max over its heads.
+    """Pooled attention of one layer onto the prompt: the maximum over its heads, or the sum over chosen ones.
 
     Parameters
     ----------
@@ -31,6 +34,12 @@ def layer_votes(
         Odd width of the average pooling over positions, zero padding counted.
     sinks : [heads], optional
         One more logit per head in the normaliser; its own weight is dropped.
+    visible : int [votes], optional
+        Leading prompt tokens that each query sees; all without it.
+    counted : (begin, end), optional
+        Attention on other tokens is dropped after the softmax, before pooling.
+    heads : sequence of int, optional
+        Query heads whose sum is wanted; without it, the maximum over all.
 
     Returns
     -------
@@ -41,22 +50,35 @@ def layer_votes(
     One key head at a time, so that scratch is votes * (heads / kv_heads) * prompt_tokens floats. A head that parks its mass
     on its sink has little left for the prompt: without the sink in the normaliser it would win the max over heads.
     """
-    votes, heads, dim = queries.shape
     n, kv_heads, _ = keys.shape
-    grouped = queries.float().view(votes, kv_heads, heads // kv_heads, dim)
-    sink_of = None if sinks is None else sinks.float().view(kv_heads, -1, 1)
-    best = None
-    for head in range(kv_heads):
-        logits = torch.matmul(grouped[:, head], keys[:, head].float().T) * scaling
+    group = queries.shape[1] // kv_heads
+    position = torch.arange(n, device=keys.device)
+    hidden = None if visible is None else position >= visible[:, None]
+    dropped = None if counted is None else (position < counted[0]) | (position >= counted[1])
+    combined = None
+    for kv_head in range(kv_heads):
+        members = [h for h in range(kv_head * group, (kv_head + 1) * group) if heads is None or h in heads]
+        if not members:
+            continue
+        logits = torch.matmul(queries[:, members].float(), keys[:, kv_head].float().T) * scaling
         if logit_cap > 0:
             logits = logit_cap * torch.tanh(logits / logit_cap)
-        if sink_of is not None:
-            logits = torch.cat([logits, sink_of[head].expand(votes, -1, 1)], dim=-1)
+        if hidden is not None:
+            logits = logits.masked_fill(hidden[:, None], float("-inf"))
+        if sinks is not None:
+            logits = torch.cat([logits, sinks[members].float()[:, None].expand(len(logits), -1, 1)], dim=-1)
         attention = logits.softmax(dim=-1)[..., :n]
+        if dropped is not None:
+            attention = attention.masked_fill(dropped, 0.0)
+        if heads is not None:  # pooling is linear
+            attention = attention.sum(dim=1, keepdim=True)
         pooled = avg_pool1d(attention, pool_kernel, stride=1, padding=pool_kernel // 2).amax(dim=1)
-        best = pooled if best is None else torch.maximum(best, pooled)
-    assert best is not None
-    return best
+        combined = pooled if combined is None else _combine(combined, pooled, heads)
+    return queries.new_zeros(len(queries), n, dtype=torch.float32) if combined is None else combined
+
+
+def _combine(one: torch.Tensor, other: torch.Tensor, heads: object) -> torch.Tensor:
+    return torch.maximum(one, other) if heads is None else one + other
 
 
 def max_votes(layers: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -67,13 +89,3 @@ def max_votes(layers: Iterable[torch.Tensor]) -> torch.Tensor:
     if best is None:
         raise ValueError("the draft has no attention layer whose queries vote")
     return best
-
-
-def chunk_scores(votes: torch.Tensor, chunk_size: int) -> torch.Tensor:
-    """Mean over votes, then mean importance per chunk: float32 [chunks]; the last chunk may be shorter."""
-    importance = votes.mean(dim=0)
-    whole = len(importance) // chunk_size * chunk_size
-    scores = importance[:whole].view(-1, chunk_size).mean(dim=1)
-    if whole == len(importance):
-        return scores
-    return torch.cat([scores, importance[whole:].mean(dim=0, keepdim=True)])

@@ -5,111 +5,70 @@ kernel leaves the log-sum-exp of every query over parts of its prompt, the secon
 with a halo, and turns them into pooled attention. A block has one writer, so results do not depend on the order of programs.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
 from specprefill_sgl.scoring.packed import PackedPrompts
+from specprefill_sgl.scoring.triton_tiles import attention_logits, heads_of_tile, load_keys, load_queries, window_sums
 
 MAX_SPLITS = 64  # parts of a prompt in the first pass, so that one long prompt fills a GPU
 MAX_POOL = 63  # a block must be wider than its halo on both sides
 MAX_HEAD_DIM = 256
+MAX_VOTES = 64  # of more, each tile is a program of its own
 MAX_ROWS = 32  # queries (heads by votes) in one product, unless more vote: more spill registers
-
-
-@triton.jit
-def _queries(
-    queries, prompt, first, end, n_votes, stride_prompt, stride_vote, stride_head,
-    tile_heads: tl.constexpr, tile_votes: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr,
-):  # fmt: skip
-    """Heads first to end (at most tile_heads) by votes as rows [tile_heads * tile_votes, block_dim]; and which rows count."""
-    row = tl.arange(0, tile_heads * tile_votes)
-    head, vote = first + row // tile_votes, row % tile_votes
-    counts = (head < end) & (vote < n_votes)
-    dim = tl.arange(0, block_dim)
-    at = queries + prompt * stride_prompt + vote * stride_vote + head * stride_head
-    tile = tl.load(at[:, None] + dim[None, :], mask=counts[:, None] & (dim < head_dim)[None, :], other=0.0)
-    return tile, head, vote, counts
-
-
-@triton.jit
-def _keys(keys, slots, position, inside, head, stride_slot, stride_head, head_dim: tl.constexpr, block_dim: tl.constexpr):
-    """Keys of one head at the given positions of the packed prompts, [block, block_dim]; 0 outside."""
-    slot = tl.load(slots + position, mask=inside, other=0)  # int64: slot * stride may exceed 32 bits
-    dim = tl.arange(0, block_dim)
-    at = keys + slot * stride_slot + head * stride_head
-    return tl.load(at[:, None] + dim[None, :], mask=inside[:, None] & (dim < head_dim)[None, :], other=0.0)
-
-
-@triton.jit
-def _logits(queries, keys, scaling, cap, capped: tl.constexpr, native: tl.constexpr):
-    """Attention logits [rows, block] in float32. Products of 16-bit numbers are exact in it, so `native` loses nothing."""
-    if not native:
-        queries, keys = queries.to(tl.float32), keys.to(tl.float32)
-    logits = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scaling
-    if capped:  # cap * tanh(logits / cap), with an exponential that cannot overflow
-        decay = tl.exp(-2.0 * tl.abs(logits / cap))
-        size = cap * (1.0 - decay) / (1.0 + decay)
-        logits = tl.where(logits < 0, -size, size)
-    return logits
-
-
-@triton.jit
-def _window_sums(attention, band, paired: tl.constexpr):
-    """Sums over a window around each position, [rows, block] in float32; `band` is 0 or 1, [block, block].
-
-    If `paired`, attention goes through 16-bit tensor cores as the sum of two bfloat16, within 2^-17 of itself.
-    """
-    if paired:
-        coarse = attention.to(tl.bfloat16)
-        fine = (attention - coarse.to(tl.float32)).to(tl.bfloat16)
-        sums = tl.dot(fine, band.to(tl.bfloat16))
-        return tl.dot(coarse, band.to(tl.bfloat16), acc=sums)
-    return tl.dot(attention, band, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=["splits"])
 def _partial_lse(
-    partials, queries, keys, slots, starts, n_votes, q_prompt, q_vote, q_head, k_slot, k_head, scaling, cap,
-    votes, kv_heads, group, tiles, splits, split_tokens, capped: tl.constexpr, native: tl.constexpr,
-    tile_heads: tl.constexpr, tile_votes: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, block: tl.constexpr,
+    partials, queries, keys, slots, starts, visible, chosen, q_prompt, q_vote, q_head, k_slot, k_head, scaling, cap,
+    votes, heads, group, tiles, vote_tiles, splits, split_tokens, choosy: tl.constexpr, capped: tl.constexpr,
+    native: tl.constexpr, tile_heads: tl.constexpr, tile_votes: tl.constexpr, head_dim: tl.constexpr,
+    block_dim: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """First pass, one program for a tile of heads, a part of the prompt and a prompt: log-sum-exp over the part's keys.
+    """First pass, one program for a tile of heads and votes and a part of a prompt: log-sum-exp over the part's keys.
 
-    Writes `partials`, float32 [prompts, splits, heads, votes]: -inf for a part past the prompt's end.
+    Writes `partials`, float32 [prompts, splits, heads, votes]: -inf for a part that a query does not see.
     """
-    kv_head, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    head_tile, vote_tile = tl.program_id(0) // vote_tiles, tl.program_id(0) % vote_tiles
     split, prompt = tl.program_id(1), tl.program_id(2)
     begin, end = tl.load(starts + prompt), tl.load(starts + prompt + 1)
-    first = kv_head * group + tile * tile_heads
-    q, head, vote, counts = _queries(
-        queries, prompt, first, (kv_head + 1) * group, tl.load(n_votes + prompt), q_prompt, q_vote, q_head,
+    kv_head, first, last = heads_of_tile(chosen, head_tile // tiles, head_tile % tiles, group, tile_heads, choosy)
+    q, head, vote, sees, counts = load_queries(
+        queries, visible, prompt, first, last, vote_tile * tile_votes, votes, q_prompt, q_vote, q_head,
         tile_heads, tile_votes, head_dim, block_dim,
     )  # fmt: skip
     top = tl.full([tile_heads * tile_votes], float("-inf"), tl.float32)
     total = tl.full([tile_heads * tile_votes], 0.0, tl.float32)
-    stop = tl.minimum(begin + (split + 1) * split_tokens, end)
+    stop = tl.minimum(begin + (split + 1) * split_tokens, tl.minimum(end, begin + tl.max(sees, axis=0)))
     for position in range(begin + split * split_tokens, stop, block):
         at = position + tl.arange(0, block)
-        k = _keys(keys, slots, at, at < end, kv_head, k_slot, k_head, head_dim, block_dim)
-        logits = tl.where((at < end)[None, :], _logits(q, k, scaling, cap, capped, native), float("-inf"))
+        k = load_keys(keys, slots, at, at < end, kv_head, k_slot, k_head, head_dim, block_dim)
+        seen = (at - begin)[None, :] < sees[:, None]
+        logits = tl.where(seen, attention_logits(q, k, scaling, cap, capped, native), float("-inf"))
         higher = tl.maximum(top, tl.max(logits, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(logits - higher[:, None]), axis=1)
+        finite = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet
+        total = total * tl.exp(top - finite) + tl.sum(tl.exp(logits - finite[:, None]), axis=1)
         top = higher
-    at = ((prompt * splits + split) * kv_heads * group + head) * votes + vote
+    at = ((prompt * splits + split) * heads + head) * votes + vote
     tl.store(partials + at, top + tl.log(tl.where(total == 0.0, 1.0, total)), mask=counts)
 
 
 @triton.jit(do_not_specialize=["splits", "out_vote"])
-def _pooled_max(
-    out, partials, sinks, queries, keys, slots, starts, n_votes, out_vote, q_prompt, q_vote, q_head, k_slot, k_head, scaling,
-    cap, votes, kv_heads, group, tiles, splits, pool: tl.constexpr, paired: tl.constexpr, max_splits: tl.constexpr,
-    sunk: tl.constexpr, capped: tl.constexpr, native: tl.constexpr, tile_heads: tl.constexpr, tile_votes: tl.constexpr,
-    head_dim: tl.constexpr, block_dim: tl.constexpr, block: tl.constexpr,
+def _pool(
+    out, partials, sinks, queries, keys, slots, starts, visible, counted, chosen, out_vote, q_prompt, q_vote, q_head, k_slot,
+    k_head, scaling, cap, votes, heads, group, tiles, head_tiles, splits, pool: tl.constexpr, paired: tl.constexpr,
+    max_splits: tl.constexpr, sunk: tl.constexpr, choosy: tl.constexpr, capped: tl.constexpr, native: tl.constexpr,
+    tile_heads: tl.constexpr, tile_votes: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Second pass, one program for `block - 2 * halo` tokens of a prompt: pooled attention, max over heads and with `out`."""
+    """Second pass, one program for `block - 2 * halo` tokens of a prompt and a tile of votes: pooled attention into `out`.
+
+    The maximum over all heads and with `out`, or the sum over the chosen ones and with `out`.
+    """
     halo: tl.constexpr = pool // 2
-    prompt = tl.program_id(1)
+    prompt, first_vote = tl.program_id(1), tl.program_id(2) * tile_votes
     begin, end = tl.load(starts + prompt), tl.load(starts + prompt + 1)
     first = begin + tl.program_id(0) * (block - 2 * halo)
     if first >= end:
@@ -117,19 +76,20 @@ def _pooled_max(
     column = tl.arange(0, block)
     at = first - halo + column
     inside = (at >= begin) & (at < end)
+    counting = (at >= begin + tl.load(counted + 2 * prompt)) & (at < begin + tl.load(counted + 2 * prompt + 1))
     band = tl.where(tl.abs(column[:, None] - column[None, :]) <= halo, 1.0, 0.0)
     split = tl.arange(0, max_splits)
-    valid_votes = tl.load(n_votes + prompt)
-    best = tl.full([tile_votes, block], 0.0, tl.float32)
+    result = tl.full([tile_votes, block], 0.0, tl.float32)
     unusable = 0.0  # NaN as soon as one log-sum-exp is not finite: the hardware's max would lose it
-    for kv_head in range(kv_heads):
-        k = _keys(keys, slots, at, inside, kv_head, k_slot, k_head, head_dim, block_dim)
+    for head_tile in range(head_tiles):
+        kv_head, low, high = heads_of_tile(chosen, head_tile, 0, group, tile_heads, choosy)
+        k = load_keys(keys, slots, at, inside, kv_head, k_slot, k_head, head_dim, block_dim)
         for tile in range(tiles):
-            q, head, vote, counts = _queries(
-                queries, prompt, kv_head * group + tile * tile_heads, (kv_head + 1) * group, valid_votes,
-                q_prompt, q_vote, q_head, tile_heads, tile_votes, head_dim, block_dim,
+            q, head, vote, sees, counts = load_queries(
+                queries, visible, prompt, low + tile * tile_heads, high, first_vote, votes, q_prompt, q_vote, q_head,
+                tile_heads, tile_votes, head_dim, block_dim,
             )  # fmt: skip
-            part = ((prompt * splits + split[:, None]) * kv_heads * group + head[None, :]) * votes + vote[None, :]
+            part = ((prompt * splits + split[:, None]) * heads + head[None, :]) * votes + vote[None, :]
             lse = tl.load(partials + part, mask=(split < splits)[:, None] & counts[None, :], other=float("-inf"))
             lse = tl.where(counts[None, :], lse, 0.0)
             top = tl.max(lse, axis=0)
@@ -141,16 +101,25 @@ def _pooled_max(
                 total += tl.exp(sink - top)
             lse = top + tl.log(total)
             unusable += tl.sum(lse * 0.0, axis=0)
-            logits = _logits(q, k, scaling, cap, capped, native)
-            attention = tl.where(counts[:, None] & inside[None, :], tl.exp(logits - lse[:, None]), 0.0)
-            pooled = _window_sums(attention, band, paired)
-            best = tl.maximum(best, tl.max(tl.reshape(pooled, [tile_heads, tile_votes, block]), axis=0))
-    vote = tl.arange(0, tile_votes)
+            logits = attention_logits(q, k, scaling, cap, capped, native)
+            seen = counts[:, None] & ((at - begin)[None, :] < sees[:, None]) & (inside & counting)[None, :]
+            attention = tl.where(seen, tl.exp(logits - lse[:, None]), 0.0)
+            pooled = tl.reshape(window_sums(attention, band, paired), [tile_heads, tile_votes, block])
+            if choosy:
+                result += tl.sum(pooled, axis=0)
+            else:
+                result = tl.maximum(result, tl.max(pooled, axis=0))
+    vote = first_vote + tl.arange(0, tile_votes)
+    votes_here = tl.load(visible + prompt * votes + vote, mask=vote < votes, other=0) > 0
     own = (column >= halo) & (column < block - halo) & inside
     target = out + vote[:, None].to(tl.int64) * out_vote + at[None, :]
-    mask = (vote < valid_votes)[:, None] & own[None, :]
+    mask = votes_here[:, None] & own[None, :]
     before = tl.load(target, mask=mask, other=0.0)
-    tl.store(target, tl.maximum(before, best / pool + unusable, propagate_nan=tl.PropagateNan.ALL), mask=mask)
+    if choosy:
+        result = before + result / pool + unusable
+    else:
+        result = tl.maximum(before, result / pool + unusable, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(target, result, mask=mask)
 
 
 def accumulate_votes(
@@ -163,15 +132,18 @@ def accumulate_votes(
     logit_cap: float,
     pool_kernel: int,
     sinks: torch.Tensor | None = None,
+    heads: Sequence[int] | None = None,
 ) -> None:
-    """Raise `out` to one layer's pooled attention onto the prompts, max over its heads. Nothing waits for the device.
+    """Bring one layer's pooled attention onto the prompts into `out`: the maximum over its heads, or the sum over chosen ones.
+
+    Nothing waits for the device.
 
     Parameters
     ----------
     out : float32 [votes, total_tokens]
-        Max over the layers so far; 0 before the first. NaN for a prompt whose attention is not finite.
+        Of the layers so far; 0 before the first. NaN for a prompt whose attention is not finite.
     queries : [prompts, votes, heads, head_dim]
-        After RoPE, any strides but the last; rows past `packed.n_votes` may hold anything.
+        After RoPE, any strides but the last; queries that see nothing by `packed.visible` may be anything.
     keys : [slots, kv_heads, head_dim]
         The layer's paged buffer, after RoPE, bfloat16, float16 or float32; query head h reads head h // (heads // kv_heads).
     packed : PackedPrompts
@@ -182,6 +154,8 @@ def accumulate_votes(
         Odd width of the average pooling over positions, zero padding counted.
     sinks : [heads], optional
         One more logit per head in the normaliser; its own weight is dropped.
+    heads : sequence of int, optional
+        Query heads whose sum is wanted; without it, the maximum over all.
 
     Raises
     ------
@@ -192,29 +166,33 @@ def accumulate_votes(
     -----
     Keys are read twice. Scratch is at most prompts * 64 * heads * votes floats, whatever the lengths.
     """
-    prompts, votes, heads, head_dim = queries.shape
+    prompts, votes, n_heads, head_dim = queries.shape
     kv_heads = keys.shape[1]
-    if not kernels_can(pool_kernel, head_dim) or heads % kv_heads:
-        shape = f"{heads} heads of {head_dim}, {kv_heads} key heads, pool_kernel {pool_kernel}"
+    if not kernels_can(pool_kernel, head_dim) or n_heads % kv_heads:
+        shape = f"{n_heads} heads of {head_dim}, {kv_heads} key heads, pool_kernel {pool_kernel}"
         raise ValueError(f"the Triton kernels were not made for {shape}")
     assert queries.stride(-1) == keys.stride(-1) == out.stride(-1) == packed.slots.stride(0) == 1
-    group = heads // kv_heads
-    tile = tile_sizes(votes, group, head_dim, pool_kernel, native=keys.is_cuda and keys.dtype == queries.dtype != torch.float32)
-    block, tiles = tile["block"], triton.cdiv(group, tile["tile_heads"])
+    group, choosy = n_heads // kv_heads, heads is not None
+    native = keys.is_cuda and keys.dtype == queries.dtype != torch.float32
+    tile = tile_sizes(votes, 1 if choosy else group, head_dim, pool_kernel, native=native)
+    block, vote_tiles = tile["block"], triton.cdiv(votes, tile["tile_votes"])
+    head_tiles, tiles = (len(heads), 1) if heads is not None else (kv_heads, triton.cdiv(group, tile["tile_heads"]))
+    chosen = packed.counted if heads is None else torch.tensor(list(heads), dtype=torch.int32, device=out.device)
     split_tokens = triton.cdiv(triton.cdiv(packed.max_tokens, block), MAX_SPLITS) * block
     splits = triton.cdiv(packed.max_tokens, split_tokens)
-    partials = torch.empty(prompts, splits, heads, votes, dtype=torch.float32, device=out.device)
-    inputs = (queries, keys, packed.slots, packed.starts, packed.n_votes)
+    partials = torch.empty(prompts, splits, n_heads, votes, dtype=torch.float32, device=out.device)
+    inputs = (queries, keys, packed.slots, packed.starts, packed.visible)
     strides = (*queries.stride()[:3], *keys.stride()[:2])
-    sizes = (scaling, logit_cap, votes, kv_heads, group, tiles, splits)
+    sizes = (scaling, logit_cap, votes, n_heads, group, tiles)
     capped = logit_cap > 0
-    _partial_lse[kv_heads * tiles, splits, prompts](
-        partials, *inputs, *strides, *sizes, split_tokens, capped=capped, num_warps=4, **tile
-    )
-    _pooled_max[triton.cdiv(packed.max_tokens, block - 2 * (pool_kernel // 2)), prompts](
-        out, partials, partials if sinks is None else sinks.contiguous(), *inputs, out.stride(0), *strides, *sizes,
-        pool=pool_kernel, paired=keys.is_cuda, max_splits=MAX_SPLITS, sunk=sinks is not None, capped=capped,
-        num_warps=8, **tile,
+    _partial_lse[head_tiles * tiles * vote_tiles, splits, prompts](
+        partials, *inputs, chosen, *strides, *sizes, vote_tiles, splits, split_tokens, choosy=choosy, capped=capped,
+        num_warps=4, **tile,
+    )  # fmt: skip
+    _pool[triton.cdiv(packed.max_tokens, block - 2 * (pool_kernel // 2)), prompts, vote_tiles](
+        out, partials, partials if sinks is None else sinks.contiguous(), *inputs, packed.counted, chosen, out.stride(0),
+        *strides, *sizes, head_tiles, splits, pool=pool_kernel, paired=keys.is_cuda, max_splits=MAX_SPLITS,
+        sunk=sinks is not None, choosy=choosy, capped=capped, num_warps=8, **tile,
     )  # fmt: skip
 
 
@@ -224,8 +202,8 @@ def kernels_can(pool_kernel: int, head_dim: int) -> bool:
 
 
 def tile_sizes(votes: int, group: int, head_dim: int, pool_kernel: int, *, native: bool) -> dict[str, int]:
-    """What one program works on: the compile-time sizes both kernels share. `group` is heads per key head."""
-    tile_votes = triton.next_power_of_2(votes)
+    """What one program works on: the compile-time sizes both kernels share. `group` is heads per key head, or 1 if chosen."""
+    tile_votes = min(triton.next_power_of_2(votes), MAX_VOTES)
     tile_heads = max(16 // tile_votes, min(triton.next_power_of_2(group), MAX_ROWS // tile_votes), 1)
     return {
         "native": native,

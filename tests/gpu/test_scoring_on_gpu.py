@@ -1,9 +1,11 @@
-"""Scoring on a CUDA device equals scoring on the CPU. Not run yet: no GPU was at hand."""
+"""Scoring on a CUDA device equals scoring on the CPU."""
 
 import pytest
 import torch
 
-from specprefill_sgl.scoring.torch_scoring import chunk_scores, layer_votes
+from specprefill_sgl.scoring.torch_scoring import layer_votes
+from specprefill_sgl.selection.importance import chunk_scores
+from specprefill_sgl.selection.rule import PAPER
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -15,5 +17,5 @@ def test_cuda_equals_cpu(cap):
     scores = []
     for device in ("cpu", "cuda"):
         votes = layer_votes(queries.to(device), keys.to(device), scaling=128**-0.5, logit_cap=cap, pool_kernel=13)
-        scores.append(chunk_scores(votes, 32).cpu())
+        scores.append(chunk_scores(votes, 0, PAPER).cpu())
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-8)

@@ -1,4 +1,4 @@
-"""The compiled kernels at full length against plain torch on the same device. Not run yet: no GPU was at hand."""
+"""The compiled kernels at full length against plain torch on the same device."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ import torch
 from specprefill_sgl.scoring import torch_scoring
 from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes
+from specprefill_sgl.selection.importance import chunk_scores
+from specprefill_sgl.selection.rule import PAPER
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -13,12 +15,14 @@ LONG = 131_072
 MEGABYTE = 2**20
 
 
-def group_of(lengths, n_votes, *, votes, heads, kv_heads, dim, dtype):
+def group_of(lengths, n_votes, *, votes, heads, kv_heads, dim, dtype, visible=None, counted=None):
     torch.manual_seed(0)
     slots = torch.randperm(sum(lengths) + 100, device="cuda")[: sum(lengths)]
     keys = torch.randn(sum(lengths) + 100, kv_heads, dim, device="cuda").to(dtype)
     queries = (2 * torch.randn(len(lengths), votes, heads, dim, device="cuda")).to(dtype)
-    return pack(slots.split(lengths), n_votes), queries, keys
+    visible = [[n] * one for n, one in zip(lengths, n_votes, strict=True)] if visible is None else visible
+    counted = [(0, n) for n in lengths] if counted is None else counted
+    return pack(slots.split(lengths), visible, counted), queries, keys
 
 
 @pytest.mark.parametrize("cap", [0.0, 30.0])
@@ -45,8 +49,23 @@ def test_one_long_prompt_in_little_scratch(heads, kv_heads, dim, dtype, cap):
     assert torch.cuda.max_memory_allocated() - before < 4 * MEGABYTE
     want = torch_scoring.layer_votes(queries[0], keys[packed.slots], **settings)
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-7)  # both round: 1e-4 against float64 is tests/unit's
-    scores = torch_scoring.chunk_scores(got, 32)
-    torch.testing.assert_close(scores, torch_scoring.chunk_scores(want, 32), rtol=1e-3, atol=1e-8)
+    scores = [chunk_scores(votes, 0, PAPER) for votes in (got, want)]
+    torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("cap", [0.0, 30.0])
+@pytest.mark.parametrize(("dim", "dtype"), [(64, torch.bfloat16), (128, torch.bfloat16), (64, torch.float32)])
+def test_a_window_of_a_long_prompt_by_chosen_heads(dim, dtype, cap):
+    """48 queries before their future, attention at both ends uncounted, and lookahead behind them: 56 votes."""
+    visible, counted = [*range(LONG - 47, LONG + 1), *[LONG] * 8], (4, LONG - 48)
+    shape = {"votes": 56, "heads": 32, "kv_heads": 8, "dim": dim, "dtype": dtype}
+    packed, queries, keys = group_of([LONG], [56], **shape, visible=[visible], counted=[counted])
+    settings = {"scaling": dim**-0.5, "logit_cap": cap, "pool_kernel": 31, "heads": [30, 3, 2, 17]}
+    got = torch.zeros(56, LONG, device="cuda")
+    accumulate_votes(got, queries, keys, packed, **settings)
+    sees = torch.tensor(visible, device="cuda")
+    want = torch_scoring.layer_votes(queries[0], keys[packed.slots], **settings, visible=sees, counted=counted)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-7)
 
 
 def test_a_mixed_group_over_layers():

@@ -15,7 +15,9 @@ TYPES = {
     "sinks": "*bf16",
     "slots": "*i64",
     "starts": "*i64",
-    "n_votes": "*i32",
+    "visible": "*i32",
+    "counted": "*i32",
+    "chosen": "*i32",
     "scaling": "fp32",
     "cap": "fp32",
 }
@@ -33,18 +35,20 @@ def compile_for_h200(kernel, keys: str, constants: dict, num_warps: int):
 
 
 def main() -> None:
-    """Dtypes, head sizes, caps and sinks that take different paths."""
-    for keys, head_dim, group, pool_kernel, capped, sunk in (
-        ("bf16", 64, 8, 13, False, True),
-        ("bf16", 128, 7, 13, True, False),
-        ("fp16", 256, 2, 63, False, False),
-        ("fp32", 64, 1, 13, True, True),
+    """Dtypes, head sizes, votes, caps, sinks and chosen heads that take different paths."""
+    for keys, head_dim, group, votes, pool_kernel, choosy, capped, sunk in (
+        ("bf16", 64, 8, 8, 13, False, False, True),
+        ("bf16", 128, 7, 8, 13, False, True, False),
+        ("fp16", 256, 2, 8, 63, False, False, False),
+        ("fp32", 64, 1, 8, 13, False, True, True),
+        ("bf16", 64, 1, 56, 31, True, False, False),
+        ("bf16", 128, 1, 48, 31, True, True, True),
     ):
-        sizes = triton_scoring.tile_sizes(8, group, head_dim, pool_kernel, native=keys != "fp32")
-        sizes["capped"] = capped
+        sizes = triton_scoring.tile_sizes(votes, group, head_dim, pool_kernel, native=keys != "fp32")
+        sizes |= {"capped": capped, "choosy": choosy}
         first = compile_for_h200(triton_scoring._partial_lse, keys, sizes, 4)
         sizes |= {"pool": pool_kernel, "paired": True, "max_splits": triton_scoring.MAX_SPLITS, "sunk": sunk}
-        second = compile_for_h200(triton_scoring._pooled_max, keys, sizes, 8)
+        second = compile_for_h200(triton_scoring._pool, keys, sizes, 8)
         for compiled in (first, second):
             print(compiled.metadata.name, compiled.metadata.shared)
 

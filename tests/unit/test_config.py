@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from specprefill_sgl.config import ENVIRONMENT_VARIABLE, ConfigError, resolve
+from specprefill_sgl.selection.rule import Rule
 
 ON = {"enabled": True, "draft_model_path": "d"}
 
@@ -17,9 +19,31 @@ def test_off_without_the_switch():
 
 def test_defaults_are_the_documented_ones():
     config = resolve(ON, {})
-    assert (config.keep_ratio, config.min_tokens, config.chunk_size) == (0.2, 1024, 32)
-    assert (config.lookahead, config.pool_kernel, config.draft_max_tokens) == (8, 13, None)
-    assert (config.keep_first, config.keep_last) == (0, None)
+    assert (config.keep_ratio, config.min_tokens, config.selection, config.draft_max_tokens) == (0.2, 1024, "best", None)
+    assert (config.keep_first, config.keep_last, config.keep_min, config.backlog) == (0, None, None, 8)
+    assert config.rule == Rule(
+        lookahead=8, window=0, over_votes="max", pool_kernel=31, chunk_size=8, budget_unit="tokens",
+        ignore_first=4, ignore_tail=True, keep_last=48,
+    )  # fmt: skip
+
+
+def test_calibrated_heads_make_the_question_vote():
+    config = msgspec.structs.replace(resolve(ON, {}), calibrated=((3, 4), (5, 6)))
+    assert (config.rule.heads, config.rule.window, config.rule.lookahead) == (((3, 4), (5, 6)), 48, 1)
+    assert config.rule_for("paper") == Rule()
+
+
+def test_the_papers_rule_is_the_papers():
+    rule = resolve({**ON, "selection": "paper"}, {}).rule
+    assert (rule.lookahead, rule.window, rule.over_votes, rule.pool_kernel) == (8, 0, "mean", 13)
+    assert (rule.chunk_size, rule.budget_unit, rule.ignore_first, rule.ignore_tail) == (32, "chunks", 0, False)
+    assert (rule.keep_last, rule.heads) == (0, None)
+
+
+def test_flags_change_the_servers_rule_only():
+    config = resolve({**ON, "window": 16, "ignore_tail": "false", "lookahead": 12}, {})
+    assert (config.rule.window, config.rule.ignore_tail, config.rule.chunk_size, config.most_lookahead) == (16, False, 8, 12)
+    assert config.rule_for("paper") == Rule()
 
 
 def test_flag_beats_environment_beats_file(tmp_path):
@@ -58,6 +82,15 @@ def test_environment_alone_switches_on(tmp_path):
         ({**ON, "keep_first": -1}, "--spec-prefill-keep-first"),
         ({**ON, "keep_last": -1}, "--spec-prefill-keep-last"),
         ({**ON, "keep_last": 2**31}, "--spec-prefill-keep-last"),
+        ({**ON, "keep_min": 0.3}, "--spec-prefill-keep-min"),
+        ({**ON, "backlog": 0}, "--spec-prefill-backlog"),
+        ({**ON, "selection": "worst"}, "--spec-prefill-selection"),
+        ({**ON, "window": 257}, "--spec-prefill-window"),
+        ({**ON, "window_votes": "alone"}, "--spec-prefill-window-votes"),
+        ({**ON, "over_votes": "sum"}, "--spec-prefill-over-votes"),
+        ({**ON, "budget_unit": "words"}, "--spec-prefill-budget-unit"),
+        ({**ON, "ignore_tail": "maybe"}, "--spec-prefill-ignore-tail"),
+        ({**ON, "ignore_first": -1}, "--spec-prefill-ignore-first"),
         ({**ON, "draft_max_tokens": 8}, "--spec-prefill-draft-max-tokens"),
         ({**ON, "config": "/no/such/file"}, "--spec-prefill-config"),
     ],
@@ -77,6 +110,7 @@ def test_refusals_name_the_flag(flags, named):
         (b"\xff\xfe", ENVIRONMENT_VARIABLE),
         (None, ENVIRONMENT_VARIABLE),
         (b'{"draft_model_path": "d", "keep_ratio": "x"}', "--spec-prefill-keep-ratio"),
+        (b'{"draft_model_path": "d", "calibrated": [[1, 2]]}', ENVIRONMENT_VARIABLE),
         (b'{"draft_model_path": "d", "keep_last": 1.5}', "--spec-prefill-keep-last"),
     ],
 )

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specprefill_sgl.selection import chunk_positions, forced_chunks, keeps_everything, select_chunks, window_tail
+from specprefill_sgl.selection.budget import affordable_tail, free_chunks, keeps_everything
+from specprefill_sgl.selection.choose import best_chunks
+from specprefill_sgl.selection.chunks import cut
+
+UNITS = st.sampled_from(["chunks", "tokens"])
 
 
 @st.composite
@@ -22,15 +26,15 @@ def cases(draw):
     return n_tokens, chunk_size, keep_ratio, ends, protect, seed
 
 
-@given(cases())
-def test_invariants(case):
+@given(cases(), UNITS)
+def test_invariants(case, unit):
     n_tokens, size, keep_ratio, (keep_first, keep_last), protect, seed = case
-    forced = forced_chunks(n_tokens, chunk_size=size, keep_first=keep_first, keep_last=keep_last, protect=protect)
+    prompt = cut(n_tokens, chunk_size=size, keep_first=keep_first, keep_last=keep_last, protect=protect)
+    forced, budgeted = prompt.forced, free_chunks(prompt, keep_ratio, unit)
     scores = np.random.default_rng(seed).random(len(forced))
-    chunks = select_chunks(scores, forced, keep_ratio)
-    positions = chunk_positions(chunks, n_tokens, size)
+    chunks = best_chunks(scores, forced, budgeted)
+    positions = prompt.positions(chunks)
     n_chunks = math.ceil(n_tokens / size)
-    budget = math.ceil(n_chunks * keep_ratio)
 
     assert (np.diff(positions) > 0).all()
     assert positions[0] >= 0
@@ -40,36 +44,60 @@ def test_invariants(case):
     for start, end in protect:
         assert set(range(start, end)) <= set(positions.tolist())
     free = len(chunks) - forced.sum()
-    assert free == min(max(budget - forced.sum(), math.ceil(budget / 2)), n_chunks - forced.sum())
-    assert len(chunks) <= max(budget, forced.sum() + math.ceil(budget / 2))
+    assert free == budgeted
+    if unit == "chunks":
+        budget = math.ceil(n_chunks * keep_ratio)
+        assert free == min(max(budget - forced.sum(), math.ceil(budget / 2)), n_chunks - forced.sum())
+    else:  # as many whole chunks as fit, at least one
+        budget = math.ceil(n_tokens * keep_ratio)
+        taken = [c for c in range(n_chunks) for _ in range(c * size, min((c + 1) * size, n_tokens)) if forced[c]]
+        room = max(budget - len(taken), math.ceil(budget / 2))
+        others = n_chunks - forced.sum()
+        assert free == others or free * size <= room < (free + 1) * size or (free == 1 and room < size)
     dropped = np.setdiff1d(np.arange(n_chunks), chunks)
     chosen = chunks[~forced[chunks]]
     if len(dropped) and len(chosen):
         assert scores[chosen].min() >= scores[dropped].max()
-    assert keeps_everything(forced, keep_ratio) == (len(chunks) == n_chunks)
+    assert keeps_everything(prompt, keep_ratio, unit) == (len(chunks) == n_chunks)
 
 
-@given(st.integers(1, 500), st.integers(1, 64))
-def test_keep_ratio_one_keeps_every_token(n_tokens, size):
-    forced = forced_chunks(n_tokens, chunk_size=size)
-    chunks = select_chunks(np.zeros(len(forced)), forced, 1.0)
-    assert chunk_positions(chunks, n_tokens, size).tolist() == list(range(n_tokens))
+@given(st.integers(20, 3000), st.integers(1, 64), st.floats(0.05, 1.0))
+def test_a_budget_of_tokens_is_not_exceeded_where_it_holds_the_last_chunk_twice_and_another(n_tokens, size, keep_ratio):
+    prompt = cut(n_tokens, chunk_size=size)
+    budget = math.ceil(n_tokens * keep_ratio)
+    last = n_tokens - (len(prompt.forced) - 1) * size
+    kept = last + size * free_chunks(prompt, keep_ratio, "tokens")
+    if budget >= 2 * last and budget >= last + size:
+        assert budget - size < kept <= budget
 
 
-@given(st.integers(1, 3000), st.integers(0, 1500), st.integers(1, 64), st.floats(0.001, 1.0))
-def test_a_windows_tail_leaves_the_keep_ratio_as_it_is(n_tokens, window, size, keep_ratio):
-    """It is as long as the window, or else one chunk more would exceed half of the budget."""
-    tail = window_tail(n_tokens, window=window, chunk_size=size, keep_ratio=keep_ratio)
-    if n_tokens <= window:
+@given(st.integers(1, 500), st.integers(1, 64), UNITS)
+def test_keep_ratio_one_keeps_every_token(n_tokens, size, unit):
+    prompt = cut(n_tokens, chunk_size=size)
+    chunks = best_chunks(np.zeros(len(prompt.forced)), prompt.forced, free_chunks(prompt, 1.0, unit))
+    assert prompt.positions(chunks).tolist() == list(range(n_tokens))
+
+
+@given(st.integers(1, 3000), st.integers(0, 1500), st.integers(1, 64), st.floats(0.001, 1.0), UNITS)
+def test_an_affordable_tail_leaves_the_keep_ratio_as_it_is(n_tokens, wanted, size, keep_ratio, unit):
+    """It is as long as is wanted, or else one chunk more would exceed half of the budget."""
+    tail = affordable_tail(n_tokens, wanted, chunk_size=size, keep_ratio=keep_ratio, unit=unit)
+    if n_tokens <= wanted:
         assert tail == 0
         return
-    plain, forced = (forced_chunks(n_tokens, chunk_size=size, keep_last=last) for last in (0, tail))
-    n_chunks, budget = len(plain), math.ceil(len(plain) * keep_ratio)
-    zeros = np.zeros(n_chunks)
-    assert len(select_chunks(zeros, forced, keep_ratio)) == len(select_chunks(zeros, plain, keep_ratio))
-    assert forced.sum() <= max(budget // 2, 1)
-    if tail < window:
-        assert forced_chunks(n_tokens, chunk_size=size, keep_last=tail + 1).sum() > budget // 2
+    plain, forced = (cut(n_tokens, chunk_size=size, keep_last=last) for last in (0, tail))
+    total = n_tokens if unit == "tokens" else len(plain.forced)
+    half = math.ceil(total * keep_ratio) // 2
+
+    def cost(prompt):
+        return prompt.forced_tokens if unit == "tokens" else int(prompt.forced.sum())
+
+    assert cost(forced) <= max(half, cost(plain))
+    if unit == "chunks":
+        kept = [int(one.forced.sum()) + free_chunks(one, keep_ratio, unit) for one in (plain, forced)]
+        assert kept[0] == kept[1]
+    if tail < wanted:
+        assert cost(cut(n_tokens, chunk_size=size, keep_last=tail + 1)) > half
 
 
 @pytest.mark.parametrize(
@@ -84,24 +112,43 @@ def test_a_windows_tail_leaves_the_keep_ratio_as_it_is(n_tokens, window, size, k
     ],
 )
 def test_a_windows_tail(window, keep_ratio, tail):
-    assert window_tail(3193, window=window, chunk_size=32, keep_ratio=keep_ratio) == tail
+    assert affordable_tail(3193, window, chunk_size=32, keep_ratio=keep_ratio, unit="chunks") == tail
+
+
+@pytest.mark.parametrize(
+    ("keep_ratio", "tail"),
+    [
+        (0.2, 48),
+        (0.1, 48),
+        (0.08, 5 * 8 + 1),  # 1025 tokens, a budget of 82: the last token and five chunks are half of it
+        (0.05, 3 * 8 + 1),
+        (0.0005, 0),  # a budget of one token
+    ],
+)
+def test_a_tail_of_tokens(keep_ratio, tail):
+    assert affordable_tail(1025, 48, chunk_size=8, keep_ratio=keep_ratio, unit="tokens") == tail
+
+
+def test_the_forced_tail_ends_at_the_first_chunk_that_is_not():
+    assert cut(1025, chunk_size=8, keep_last=48, protect=[(0, 100)]).forced_tail == 6 * 8 + 1
+    assert cut(64, chunk_size=8, protect=[(0, 64)]).forced_tail == 64
 
 
 def test_ties_go_to_the_lower_index():
-    forced = forced_chunks(320, chunk_size=32)
-    assert select_chunks(np.ones(10), forced, 0.4).tolist() == [0, 1, 2, 9]
+    prompt = cut(320, chunk_size=32)
+    assert best_chunks(np.ones(10), prompt.forced, free_chunks(prompt, 0.4, "chunks")).tolist() == [0, 1, 2, 9]
 
 
 def test_protected_ends_do_not_consume_the_budget():
     """A shipped bug elsewhere: protected spans ate the budget and dropped the document."""
-    forced = forced_chunks(3200, chunk_size=32, protect=[(0, 320)])
+    prompt = cut(3200, chunk_size=32, protect=[(0, 320)])
     scores = np.zeros(100)
     scores[50:60] = 1
-    chunks = select_chunks(scores, forced, 0.1)
+    chunks = best_chunks(scores, prompt.forced, free_chunks(prompt, 0.1, "chunks"))
     assert set(range(10)) | {99} <= set(chunks.tolist())
     assert [c for c in chunks if 50 <= c < 60] == [50, 51, 52, 53, 54]
 
 
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
-        select_chunks(np.array([0.0, np.nan]), np.array([False, True]), 0.5)
+        best_chunks(np.array([0.0, np.nan]), np.array([False, True]), 1)

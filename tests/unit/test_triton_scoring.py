@@ -22,11 +22,12 @@ from tests.support.transcription import transcribed
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def packed_prompts(lengths, n_votes) -> tuple[PackedPrompts, int]:
-    """Prompts over shuffled slots with gaps between them, and the slots of the buffer."""
+def packed_prompts(lengths, n_votes, visible=None, counted=None) -> tuple[PackedPrompts, int]:
+    """Prompts over shuffled slots with gaps between them, and the slots of the buffer; without more all is seen and counts."""
     n_slots = sum(lengths) + 9
     slots = torch.randperm(n_slots)[: sum(lengths)].to(DEVICE)
-    return pack(slots.split(lengths), n_votes), n_slots
+    visible = [[n] * votes for n, votes in zip(lengths, n_votes, strict=True)] if visible is None else visible
+    return pack(slots.split(lengths), visible, [(0, n) for n in lengths] if counted is None else counted), n_slots
 
 
 def paged_keys(packed, n_slots, kv_heads, dim, dtype):
@@ -36,14 +37,17 @@ def paged_keys(packed, n_slots, kv_heads, dim, dtype):
     return buffer[..., :dim]
 
 
-def wanted(packed, queries, keys, *, scaling, logit_cap, pool_kernel, sinks=None):
+def wanted(packed, queries, keys, *, scaling, logit_cap, pool_kernel, sinks=None, heads=None):
     """The transcription of each prompt on its own, float64 [votes, total_tokens]."""
     columns = []
     for prompt, (begin, end) in enumerate(packed.starts.unfold(0, 2, 1).tolist()):
         votes = torch.zeros(queries.shape[1], end - begin, dtype=torch.float64)
-        valid = int(packed.n_votes[prompt])
-        own = keys[packed.slots[begin:end]].cpu()
-        votes[:valid] = transcribed(queries[prompt, :valid].cpu(), own, scaling, logit_cap, pool_kernel, sinks)
+        visible = packed.visible[prompt].tolist()
+        valid = [vote for vote, sees in enumerate(visible) if sees]
+        votes[valid] = transcribed(
+            *(queries[prompt, valid].cpu(), keys[packed.slots[begin:end]].cpu()), scaling, logit_cap, pool_kernel, sinks,
+            visible=[visible[vote] for vote in valid], counted=packed.counted[prompt].tolist(), chosen=heads,
+        )  # fmt: skip
         columns.append(votes)
     return torch.cat(columns, dim=1)
 
@@ -61,20 +65,26 @@ def check(
     cap=0.0,
     layers=1,
     sinks=None,
+    visible=None,
+    counted=None,
+    chosen=None,
 ):
     torch.manual_seed(sum(lengths) + heads + dim)
     n_votes = [votes] * len(lengths) if n_votes is None else n_votes
-    packed, n_slots = packed_prompts(lengths, n_votes)
+    if visible is None:
+        visible = [[n] * valid + [0] * (votes - valid) for n, valid in zip(lengths, n_votes, strict=True)]
+    packed, n_slots = packed_prompts(lengths, n_votes, visible, counted)
+    votes = packed.visible.shape[1]
     got = torch.zeros(votes, sum(lengths), device=DEVICE)
     want = torch.zeros(votes, sum(lengths), dtype=torch.float64)
-    settings = {"scaling": dim**-0.5, "logit_cap": cap, "pool_kernel": pool_kernel, "sinks": sinks}
+    settings = {"scaling": dim**-0.5, "logit_cap": cap, "pool_kernel": pool_kernel, "sinks": sinks, "heads": chosen}
     for _ in range(layers):
         queries = (2 * torch.randn(len(lengths), votes, heads, dim, device=DEVICE)).to(dtype)
-        for prompt, valid in enumerate(n_votes):
-            queries[prompt, valid:] = float("nan")
+        queries[packed.visible == 0] = float("nan")
         keys = paged_keys(packed, n_slots, kv_heads, dim, dtype)
         accumulate_votes(got, queries, keys, packed, **settings)
-        want = torch.maximum(want, wanted(packed, queries, keys, **settings))
+        layer = wanted(packed, queries, keys, **settings)
+        want = torch.maximum(want, layer) if chosen is None else want + layer
     torch.testing.assert_close(got.cpu().double(), want, rtol=1e-4, atol=1e-6)
 
 
@@ -121,8 +131,30 @@ def test_sinks(heads, kv_heads, votes, cap, size, dtype):
     check([150, 5, 64], heads=heads, kv_heads=kv_heads, votes=votes, n_votes=n_votes, cap=cap, dtype=dtype, sinks=sinks)
 
 
-def test_layers_accumulate():
-    check([70, 3], heads=4, kv_heads=2, layers=3)
+@pytest.mark.parametrize("chosen", [None, [3], [3, 0]])
+def test_layers_accumulate(chosen):
+    check([70, 3], heads=4, kv_heads=2, layers=3, chosen=chosen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chosen", [None, [0], [5, 1, 2]])
+def test_queries_do_not_see_their_future(chosen, dtype):
+    """Of a prompt of three blocks: queries that see one token, a block, parts of the others, all; and some that do not vote."""
+    visible = [[1, 64, 65, 130, 150, 0], [7, 0, 3], [0, 0, 64]]
+    check([150, 7, 64], heads=6, kv_heads=2, visible=visible, chosen=chosen, dtype=dtype, sinks=torch.linspace(-2, 2, 6))
+
+
+@pytest.mark.parametrize("pool_kernel", [1, 31])
+@pytest.mark.parametrize("chosen", [None, [1, 2]])
+def test_uncounted_tokens_receive_only_what_is_pooled_from_others(chosen, pool_kernel):
+    counted = [(4, 140), (0, 0), (63, 64)]
+    check([150, 7, 64], heads=4, kv_heads=2, counted=counted, chosen=chosen, pool_kernel=pool_kernel, cap=3.0)
+
+
+@pytest.mark.parametrize("chosen", [None, [3]])
+def test_more_votes_than_one_program_takes(chosen):
+    visible = [[length - vote % 5 for vote in range(votes)] for length, votes in ((70, 66), (20, 3))]
+    check([70, 20], heads=4, kv_heads=2, visible=visible, chosen=chosen, dim=8)
 
 
 @settings(max_examples=20, derandomize=True)
@@ -177,7 +209,7 @@ def test_keys_more_than_32_bits_away():
     keys = torch.empty(n_slots, kv_heads, dim, dtype=torch.float16, device=DEVICE)
     slots = torch.tensor([n_slots - 1, 0, n_slots - 3], device=DEVICE)
     keys[slots] = torch.randn(3, kv_heads, dim, device=DEVICE).half()
-    packed = pack([slots], [1])
+    packed = pack([slots], [[3]], [(0, 3)])
     queries = torch.randn(1, 1, 8, dim, device=DEVICE).half()
     got = torch.zeros(1, 3, device=DEVICE)
     given = {"scaling": dim**-0.5, "logit_cap": 0.0, "pool_kernel": 3}
@@ -190,7 +222,7 @@ def test_keys_more_than_32_bits_away():
     [(4, 8, 2, "pool_kernel 4"), (65, 8, 2, "pool_kernel 65"), (13, 257, 2, "257"), (13, 8, 3, "3 heads")],
 )
 def test_what_the_kernels_were_not_made_for(pool_kernel, dim, heads, said):
-    packed = pack([torch.arange(5, device=DEVICE)], [1])
+    packed = pack([torch.arange(5, device=DEVICE)], [[5]], [(0, 5)])
     queries, keys = torch.zeros(1, 1, heads, dim, device=DEVICE), torch.zeros(5, 2, dim, device=DEVICE)
     with pytest.raises(ValueError, match=said):
         accumulate_votes(
@@ -205,5 +237,5 @@ def test_the_kernels_compile_for_an_h200_and_fit_its_shared_memory():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [name for name, _ in lines] == ["_partial_lse", "_pooled_max"] * 4
+    assert [name for name, _ in lines] == ["_partial_lse", "_pool"] * 6
     assert max(int(shared) for _, shared in lines) <= 227 * 1024

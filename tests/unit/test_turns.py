@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specprefill_sgl import selection, turns
+from specprefill_sgl import turns
+from specprefill_sgl.selection.budget import free_chunks
+from specprefill_sgl.selection.choose import best_after
+from specprefill_sgl.selection.chunks import cut, leading_run
 from specprefill_sgl.turns import Turn, Turns
 
 
@@ -190,22 +193,23 @@ def test_selection_after_a_free_prefix_is_settled(data):
     """Who finds the kept prefix in a cache chooses the same again; the budget is for the rest."""
     count = data.draw(st.integers(2, 60))
     scores = np.array(data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count)), dtype=float)
-    forced = selection.forced_chunks(count * 32, chunk_size=32)
+    prompt = cut(count * 32 - data.draw(st.integers(0, 31)), chunk_size=32)
+    unit = data.draw(st.sampled_from(["chunks", "tokens"]))
     ratio = data.draw(st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.9]))
     free = data.draw(st.integers(0, count - 1))
-    chosen = selection.select_after(free, scores, forced, ratio)
+    chosen = best_after(free, scores, prompt, ratio, unit)
     assert list(chosen) == sorted(set(chosen))
     assert set(range(free)) <= set(chosen)
     assert chosen[-1] == count - 1
-    run = selection.leading_run(chosen)
+    run = leading_run(chosen)
     if run < count:
-        rest = selection.free_budget(forced[run:], ratio) + int(forced[run:].sum())
+        rest = free_chunks(prompt.after(run), ratio, unit) + int(prompt.forced[run:].sum())
         assert len(chosen) == run + rest
-        assert list(selection.select_after(run, scores, forced, ratio)) == list(chosen)
+        assert list(best_after(run, scores, prompt, ratio, unit)) == list(chosen)
 
 
 @given(st.sets(st.integers(0, 40)))
 def test_leading_run_counts_from_zero_to_the_first_gap(positions):
-    run = selection.leading_run(np.array(sorted(positions), dtype=np.int64))
+    run = leading_run(np.array(sorted(positions), dtype=np.int64))
     assert set(range(run)) <= positions
     assert run not in positions

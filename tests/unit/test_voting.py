@@ -16,7 +16,7 @@ SLOTS = sum(LENGTHS) + 11
 class _Draft:
     """Three layers, two on the same keys; one has sinks; the last, of a window of 100 tokens, votes on shorter prompts."""
 
-    config, device = SimpleNamespace(pool_kernel=13), torch.device(DEVICE)
+    device = torch.device(DEVICE)
 
     def __init__(self, dtype):
         torch.manual_seed(0)
@@ -43,16 +43,29 @@ class _Draft:
 def _prompts(dtype):
     slots = torch.randperm(SLOTS, device=DEVICE)[: sum(LENGTHS)].split(LENGTHS)
     return [
-        DraftedPrompt({layer: torch.randn(votes, 6, 16, device=DEVICE).to(dtype) for layer in range(3)}, own)
+        DraftedPrompt(
+            {layer: torch.randn(votes, 6, 16, device=DEVICE).to(dtype) for layer in range(3)},
+            own,
+            n_window=1,
+            tokens=[0] * votes,
+            positions=[len(own) // 2, *range(len(own) - 1, len(own) + votes - 2)],
+        )
         for own, votes in zip(slots, VOTES, strict=True)
     ]
 
 
+COUNTED = [(4, 130), (0, 20), (0, 0)]
+ALL = [(0, length) for length in LENGTHS]
+SOME = {0: [5, 0], 2: [1]}  # the second layer's votes do not count, the third's only where it sees the whole prompt
+
+
+@pytest.mark.parametrize("heads", [None, SOME])
+@pytest.mark.parametrize("counted", [ALL, COUNTED])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_kernels_vote_as_plain_torch(dtype):
+def test_kernels_vote_as_plain_torch(dtype, counted, heads):
     draft = _Draft(dtype)
     prompts = _prompts(dtype)
-    got, want = kernel_votes(draft, prompts), torch_votes(draft, prompts)
+    got, want = (votes(draft, prompts, 13, counted, heads) for votes in (kernel_votes, torch_votes))
     assert [tuple(one.shape) for one in got] == list(zip(VOTES, LENGTHS, strict=True))
     for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -63,9 +76,23 @@ def test_the_window_layer_counts_where_it_votes():
     draft, prompts = _Draft(torch.float32), _prompts(torch.float32)
     without = _Draft(torch.float32)
     without.voting_layers = lambda prompt_tokens: dict(enumerate(without._layers[:2]))
-    changed = [not torch.equal(a, b) for a, b in zip(torch_votes(draft, prompts), torch_votes(without, prompts), strict=True)]
-    assert changed == [False, True, True]
+    for heads in (None, SOME):
+        found = [torch_votes(one, prompts, 13, ALL, heads) for one in (draft, without)]
+        assert [not torch.equal(a, b) for a, b in zip(*found, strict=True)] == [False, True, True]
+
+
+def test_chosen_heads_are_the_sum_over_layers_of_each_alone():
+    draft, prompts = _Draft(torch.float32), _prompts(torch.float32)
+    whole = torch_votes(draft, prompts, 13, ALL, SOME)
+    parts = [torch_votes(draft, prompts, 13, ALL, {layer: [head]}) for layer, heads in SOME.items() for head in heads]
+    for one, *others in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(one, sum(others))
+
+
+def test_layers_without_a_chosen_head_leave_zeros():
+    prompts = _prompts(torch.float32)
+    assert not any(one.any() for one in torch_votes(_Draft(torch.float32), prompts, 13, ALL, {}))
 
 
 def test_nothing_to_vote_on():
-    assert votes_of(_Draft(torch.float32), []) == []
+    assert votes_of(_Draft(torch.float32), [], pool_kernel=13, counted=[], heads=None) == []

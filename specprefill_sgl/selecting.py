@@ -1,0 +1,68 @@
+"""Votes of a group of prompts to the positions that are kept, with what earlier turns kept and what is cached for nothing."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from specprefill_sgl.draft.drafting import Cast
+from specprefill_sgl.prompts import Prompt, Votes
+from specprefill_sgl.selection.budget import free_chunks
+from specprefill_sgl.selection.choose import best_after, choose
+from specprefill_sgl.selection.chunks import leading_run
+from specprefill_sgl.selection.importance import chunk_means, chunk_scores
+
+
+class Selected(NamedTuple):
+    """What was selected of one prompt.
+
+    Attributes
+    ----------
+    positions : int64 [kept_tokens]
+        In the order they are prefilled.
+    scores : float32 [chunks] or None
+    votes : Votes or None
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray | None = None
+    votes: Votes | None = None
+
+
+def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
+    """Of prompts with their votes.
+
+    Raises
+    ------
+    ValueError
+        If a vote is not finite.
+    """
+    cuts = [prompt.cut for prompt in prompts]
+    best = choose(
+        [chunk_scores(cast.votes, cast.n_window, prompt.rule) for prompt, cast in zip(prompts, casts, strict=True)],
+        [one.forced for one in cuts],
+        [free_chunks(one, prompt.keep_ratio, prompt.rule.budget_unit) for prompt, one in zip(prompts, cuts, strict=True)],
+    )
+    return [
+        Selected(_positions(prompt, *one), one.scores, _votes(prompt, cast))
+        for prompt, cast, one in zip(prompts, casts, best, strict=True)
+    ]
+
+
+def _positions(prompt: Prompt, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The best chunks; what an earlier turn kept comes before them, what is cached undropped is not paid for."""
+    cut = prompt.cut
+    positions = cut.positions(chunks)
+    free = prompt.cached if prompt.kept is None else leading_run(prompt.kept)
+    if leading_run(positions) < free:
+        after = best_after(free // cut.size, scores, cut, prompt.keep_ratio, prompt.rule.budget_unit)
+        after = np.union1d(np.arange(free), cut.positions(after))
+        positions = after if prompt.kept is None else np.union1d(positions, after)
+    return positions if prompt.kept is None else np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
+
+
+def _votes(prompt: Prompt, cast: Cast) -> Votes | None:
+    if not prompt.return_votes:
+        return None
+    chunks = chunk_means(cast.votes, prompt.rule.chunk_size).cpu().numpy()
+    return Votes(tokens=cast.tokens, positions=cast.positions, chunks=chunks)
