@@ -8,6 +8,7 @@ import msgspec
 
 from specprefill_sgl import compat, config, vocabulary
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.draft import heads
 
 _DEFAULTS = SpecPrefillConfig(draft_model_path="")
 _FLAGS: tuple[tuple[str, type, str], ...] = (
@@ -107,8 +108,6 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
     if resolved.heads is None:
         return resolved
-    from specprefill_sgl.draft import heads
-
     calibrated = heads.load(os.path.expanduser(resolved.heads), resolved.draft_model_path)
     return msgspec.structs.replace(resolved, calibrated=calibrated)
 

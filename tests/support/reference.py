@@ -59,8 +59,11 @@ def _forward(model, ids, positions, cache):
 
 
 @torch.no_grad()
-def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
-    """Importance of each prompt token, float32 [N] (README, What is computed, 1 to 4)."""
+def draft_votes(model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=()):
+    """Pooled attention of each query (README, What is computed, 1 to 3): of the window's, of the lookahead's; [votes, N].
+
+    `heads` are (layer, head) pairs whose mean votes; without it the maximum over all. A lookahead of 1 beside a window is none.
+    """
     global _record
     n = len(ids)
     _record = []
@@ -76,24 +79,41 @@ def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
     finally:
         _record = None
     ends = [t for t, token in enumerate(fed, start=1) if token in eos_ids]
-    votes = ends[0] + 1 if ends else lookahead
+    last = [(t, -1, n) for t in range(ends[0] + 1 if ends else lookahead)]  # forward, row of it, tokens it sees
+    asked = [(0, row, row + 1) for row in range(max(n - window, 0), n)]
     layers = {i: prefill for i, prefill in seen[0].items() if not prefill[4] or prefill[4] >= n + lookahead} or seen[0]
-    importance = torch.zeros(n)
-    for t in range(votes):
-        best = torch.zeros(n)
-        for layer, (_, keys, scaling, softcap, _, sinks) in layers.items():
-            query = seen[t][layer][0][:, -1]  # [H, d]
-            keys_of_heads = keys.repeat_interleave(query.shape[0] // keys.shape[0], dim=0)  # [H, N, d]
-            logits = torch.einsum("hd,hjd->hj", query, keys_of_heads[:, :n]) * scaling
-            if softcap:
-                logits = softcap * torch.tanh(logits / softcap)
-            if sinks is not None:
-                logits = torch.cat([logits, sinks[:, None]], dim=-1)
-            attention = logits.softmax(dim=-1)[:, :n]
-            pooled = avg_pool1d(attention[:, None], pool_kernel, stride=1, padding=pool_kernel // 2)[:, 0]
-            best = torch.maximum(best, pooled.amax(dim=0))
-        importance += best
-    return importance / votes
+    pooling = {"pool_kernel": pool_kernel, "ignore_first": ignore_first, "ignore_last": ignore_last, "heads": heads}
+    return {
+        which: torch.stack([_query_votes(seen[t], layers, row, sees, n, **pooling) for t, row, sees in rows])
+        for which, rows in (("window", asked), ("lookahead", last if lookahead > 1 or not window else []))
+        if rows
+    }
+
+
+def _query_votes(seen, layers, row, sees, n, *, pool_kernel, ignore_first, ignore_last, heads):
+    """One query's pooled attention on the prompt, [N]."""
+    found = []
+    for layer, (_, keys, scaling, softcap, _, sinks) in layers.items():
+        query = seen[layer][0][:, row]  # [H, d]
+        keys_of_heads = keys.repeat_interleave(query.shape[0] // keys.shape[0], dim=0)  # [H, N, d]
+        logits = torch.einsum("hd,hjd->hj", query, keys_of_heads[:, :sees]) * scaling
+        if softcap:
+            logits = softcap * torch.tanh(logits / softcap)
+        if sinks is not None:
+            logits = torch.cat([logits, sinks[:, None]], dim=-1)
+        attention = torch.zeros(query.shape[0], n)
+        attention[:, :sees] = logits.softmax(dim=-1)[:, :sees]
+        attention[:, :ignore_first] = 0
+        attention[:, n - ignore_last :] = 0
+        pooled = avg_pool1d(attention[:, None], pool_kernel, stride=1, padding=pool_kernel // 2)[:, 0]
+        found += [pooled[h] for h in range(len(pooled)) if heads is None or (layer, h) in heads]
+    stacked = torch.stack(found) if found else torch.zeros(1, n)
+    return stacked.amax(dim=0) if heads is None else stacked.sum(dim=0) / len(heads)
+
+
+def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
+    """Importance of each prompt token by the paper's rule, float32 [N] (README, What is computed, 1 to 4)."""
+    return draft_votes(model, ids, lookahead=lookahead, pool_kernel=pool_kernel, eos_ids=eos_ids)["lookahead"].mean(dim=0)
 
 
 def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_last=0, protect=()):
@@ -108,6 +128,27 @@ def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_l
     free = max(budget - len(forced), math.ceil(budget / 2))
     others = sorted((i for i in range(len(chunks)) if i not in forced), key=lambda i: (-scores[i], i))
     return [p for i in sorted(forced + others[:free]) for p in chunks[i]]
+
+
+def tail_chunks(n, *, keep_ratio, chunk_size, keep_last):
+    """Chunks at the end that are kept whatever their score: the last, and what is wanted and half of the budget holds."""
+    chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
+    tail = [len(chunks) - 1]
+    for i in reversed(range(len(chunks) - 1)):
+        is_wanted = n > keep_last and chunks[i].stop > n - keep_last
+        if not is_wanted or n - chunks[i].start > math.ceil(n * keep_ratio) // 2:
+            break
+        tail.insert(0, i)
+    return tail
+
+
+def select_tokens(scores, n, forced, *, keep_ratio, chunk_size):
+    """Kept positions of a budget of tokens, by scores of chunks and those kept anyway (README, What is computed, 5)."""
+    chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
+    budget = math.ceil(n * keep_ratio)
+    room = max(budget - sum(len(chunks[i]) for i in forced), math.ceil(budget / 2))
+    others = sorted((i for i in range(len(chunks)) if i not in forced), key=lambda i: (-float(scores[i]), i))
+    return sorted(p for i in [*others[: max(room // chunk_size, 1)], *forced] for p in chunks[i])
 
 
 def greedy(model, ids, positions, n_prompt, max_new_tokens):
