@@ -1,6 +1,5 @@
 """The tasks, in RULER's groups: statements in held-out prose, words the pair never saw as keys, one question at the end."""
 
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from random import Random
 
 from benchmarks import text
 from benchmarks.quality import forms
+from benchmarks.text import haystack
 
 _MARGIN = 4  # tokens by which a prompt may stay below its nominal length
 
@@ -64,16 +64,16 @@ def example(task: str, length: int, number: int, count_tokens: Callable[[str], i
     facts = TASKS[task].draw(random, random.sample(words, 16))
     question, answer = facts.questions[0]
     budget = length - _MARGIN - count_tokens("\n\n" + question) - sum(count_tokens(" " + one) for one in facts.statements)
-    prose = _prose(random, budget, count_tokens)
+    prose = haystack.prose(random, budget, count_tokens)
     places = sorted(random.random() for _ in facts.statements) if depth is None else [depth] * len(facts.statements)
-    prompt = " ".join(_hidden(prose, facts.statements, places)) + "\n\n" + question
+    prompt = " ".join(haystack.hidden(prose, facts.statements, places)) + "\n\n" + question
     return Example(task, length, number, prompt, question, answer)
 
 
 def continuation(length: int, number: int, count_tokens: Callable[[str], int], words: int = 12) -> Example:
     """Held-out prose cut at a sentence, and the next words as the answer."""
     random = Random(f"{CONTINUATION}/{length}/{number}")
-    prose = " ".join(_prose(random, length + 4 * words, count_tokens)).split(" ")
+    prose = " ".join(haystack.prose(random, length + 4 * words, count_tokens)).split(" ")
     return Example(CONTINUATION, length, number, " ".join(prose[:-words]), "", " " + " ".join(prose[-words:]))
 
 
@@ -83,7 +83,7 @@ def conversation(length: int, number: int, count_tokens: Callable[[str], int], t
     facts = forms.pass_keys(random, random.sample(text.lower_case_words(held_out=True), turns), turns)
     budget = length - sum(count_tokens(" " + one) for one in facts.statements)
     places = [(at + random.random()) / turns for at in range(turns)]
-    return " ".join(_hidden(_prose(random, budget, count_tokens), facts.statements, places)), facts.questions
+    return " ".join(haystack.hidden(haystack.prose(random, budget, count_tokens), facts.statements, places)), facts.questions
 
 
 def is_right(example: Example, output: str) -> bool:
@@ -95,30 +95,3 @@ def recall(example: Example, output: str) -> float:
     """The part of the answer's values or words that the output has."""
     wanted = set(re.findall(r"\d{5}", example.answer)) or {example.answer.strip()}
     return sum(one in output for one in wanted) / len(wanted)
-
-
-def _hidden(prose: list[str], statements: list[str], places: list[float]) -> list[str]:
-    """The sentences with each statement at the sentence end nearest to its place (0 to 1, ascending)."""
-    ends = list(itertools.accumulate((len(one) for one in prose), initial=0))
-    gaps = [min(range(len(ends)), key=lambda at, place=place: abs(ends[at] - place * ends[-1])) for place in places]
-    result = list(prose)
-    for gap, statement in reversed(list(zip(gaps, statements, strict=True))):
-        result.insert(gap, statement)
-    return result
-
-
-def _prose(random: Random, budget: int, count_tokens: Callable[[str], int]) -> list[str]:
-    """Consecutive held-out sentences, together at most `budget` tokens and near it: the last one may be cut."""
-    source = text.sentences(random.choice(text.BOOKS), held_out=True)
-    at = random.randrange(len(source))
-    pieces: list[str] = []
-    while budget > 0:
-        sentence = source[at % len(source)]
-        at += 1
-        taken = count_tokens(" " + sentence)
-        if taken > budget:
-            words = sentence.split(" ")[: max(1, budget // 3)]
-            return [*pieces, " ".join(words).rstrip(",;:") + "."]
-        pieces.append(sentence)
-        budget -= taken
-    return pieces
