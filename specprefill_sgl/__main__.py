@@ -1,8 +1,9 @@
-"""`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept of a prompt, and why?"""
+"""`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?"""
 
+import importlib
 import sys
 
-_COMMANDS = ("check", "explain")
+_COMMANDS = ("calibrate", "check", "explain")
 
 
 def main() -> None:
@@ -10,11 +11,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in _COMMANDS:
         sys.exit(f"usage: python -m specprefill_sgl {{{','.join(_COMMANDS)}}} ...")
-    if name == "check":
-        from specprefill_sgl.cli import check as command
-    else:
-        from specprefill_sgl.cli import explain as command  # type: ignore[no-redef]
-    command.main(sys.argv[2:])
+    importlib.import_module(f"specprefill_sgl.cli.{name}").main(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """What goes into the speculation stage and what comes out of it, per prompt."""
 
 from array import array
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
 from specprefill_sgl.selection.chunks import Cut, cut
 from specprefill_sgl.selection.rule import PAPER, Rule
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +74,25 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         n_tokens, rule = len(self.ids), self.rule
         end = n_tokens - self.cut.forced_tail if rule.ignore_tail else n_tokens
         return min(rule.ignore_first, end), end
+
+
+class Cast(NamedTuple):
+    """The votes cast on one prompt; those of the window come first.
+
+    Attributes
+    ----------
+    votes : float32 [votes, prompt_tokens]
+        Pooled attention.
+    n_window : int
+        Votes of the window.
+    tokens, positions : list of int
+        Of the queries' tokens.
+    """
+
+    votes: "torch.Tensor"
+    n_window: int
+    tokens: list[int]
+    positions: list[int]
 
 
 class Votes(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specprefill_sgl.draft.drafting import Cast
-from specprefill_sgl.prompts import Prompt, Votes
+from specprefill_sgl.prompts import Cast, Prompt, Votes
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after, choose
 from specprefill_sgl.selection.chunks import leading_run

@@ -8,11 +8,11 @@ import numpy as np
 
 from specprefill_sgl import eligibility
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.draft.drafting import Cast, Drafting
+from specprefill_sgl.draft.drafting import Drafting
 from specprefill_sgl.draft.model import DraftModel
 from specprefill_sgl.draft.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
-from specprefill_sgl.prompts import Outcome, Prompt
+from specprefill_sgl.prompts import Cast, Outcome, Prompt
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.selecting import Selected, select
 from specprefill_sgl.selection.budget import keeps_everything

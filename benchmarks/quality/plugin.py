@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.quality.controls import CONTROLS
-from specprefill_sgl.draft.drafting import Cast
+from specprefill_sgl.prompts import Cast
 from specprefill_sgl.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"

@@ -36,7 +36,9 @@ def _pass_keys(setting: Setting, stated: int, asked: int) -> Prompt:
     for at, key in enumerate(chosen):
         answer += [Piece(f"{' ' if at else ''}The pass key for {key} is"), Piece(f" {values[key]}", judged=True), Piece(".")]
     statements = [forms.pass_key(key, value) for key, value in values.items()]
-    return Prompt(_hidden(setting, statements, question), question, answer, [forms.pass_key(key, values[key]) for key in chosen])
+    return Prompt(
+        _hidden(setting, statements, question), question, answer, [forms.pass_key(key, values[key]) for key in chosen]
+    )
 
 
 def variables(setting: Setting) -> Prompt:

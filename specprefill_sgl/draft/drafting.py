@@ -1,34 +1,12 @@
 """A group of prompts on its way through the draft: steps, then votes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import torch
 
 from specprefill_sgl.draft.model import DraftModel
 from specprefill_sgl.draft.voting import votes_of
-from specprefill_sgl.prompts import Prompt
+from specprefill_sgl.prompts import Cast, Prompt
 from specprefill_sgl.ranks import Ranks
 from specprefill_sgl.selection.rule import Heads
-
-
-class Cast(NamedTuple):
-    """The votes cast on one prompt; those of the window come first.
-
-    Attributes
-    ----------
-    votes : float32 [votes, prompt_tokens]
-        Pooled attention.
-    n_window : int
-        Votes of the window.
-    tokens, positions : list of int
-        Of the queries' tokens.
-    """
-
-    votes: torch.Tensor
-    n_window: int
-    tokens: list[int]
-    positions: list[int]
 
 
 class Drafting:

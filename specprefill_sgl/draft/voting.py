@@ -1,15 +1,17 @@
 """Votes of drafted prompts (README, What is computed, 2 to 4): by Triton kernels on a GPU, by plain torch elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from specprefill_sgl.draft.group import DraftedPrompt
 from specprefill_sgl.scoring.packed import PackedPrompts, pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
+
+if TYPE_CHECKING:
+    from specprefill_sgl.draft.group import DraftedPrompt
 
 LayerHeads = Mapping[int, Sequence[int]]
 Counted = Sequence[tuple[int, int]]
@@ -27,7 +29,7 @@ class Drafted(Protocol):
 
 
 def votes_of(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence["DraftedPrompt"], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Pooled attention onto each prompt, of this rank.
 
@@ -54,7 +56,7 @@ def votes_of(
 
 
 def torch_votes(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence["DraftedPrompt"], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """One prompt, one layer at a time."""
     found = []
@@ -84,7 +86,7 @@ def torch_votes(
 
 
 def kernel_votes(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence["DraftedPrompt"], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Two kernels a layer for all prompts together; keys are read where they lie."""
     lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
@@ -109,7 +111,7 @@ def kernel_votes(
     return [votes[:n].contiguous() for votes, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
 
 
-def _head_dim(prompts: Sequence[DraftedPrompt]) -> int:
+def _head_dim(prompts: Sequence["DraftedPrompt"]) -> int:
     return max(queries.shape[-1] for queries in prompts[0].queries.values())
 
 

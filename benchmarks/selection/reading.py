@@ -1,0 +1,154 @@
+"""One prompt read once, dense: what every rule selects from, what the answer costs then, and what the answer attends to."""
+
+from array import array
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.selection.examples import Example
+from specprefill_sgl.calibration.reader import LayerReading, read
+from specprefill_sgl.draft.voting import votes_of
+from specprefill_sgl.prompts import Cast, Prompt
+from specprefill_sgl.selection.rule import MAX_WINDOW, Rule
+
+LOOKAHEAD = 16  # the most that any rule asks for
+_IGNORED = 4  # attention sinks, no evidence for anybody
+
+
+class Reading(NamedTuple):
+    """A prompt as its reader saw it.
+
+    Attributes
+    ----------
+    example : Example
+    window : list of LayerReading
+        Queries of the last prompt tokens, keys of all.
+    ahead : list of list of Tensor [heads, head_dim]
+        Queries of each layer at each decoded token.
+    decoded : list of int
+    nll : float32 [answer_tokens]
+        Of the true answer after the whole prompt, nats.
+    right : bool [answer_tokens]
+    wanted : float32 [prompt_tokens]
+        Attention of the true answer on each token, mean over layers and heads (the oracle of CLAA, arXiv 2602.16054).
+    next_entropy : float
+        Of the first token of the answer, nats.
+    """
+
+    example: Example
+    window: list[LayerReading]
+    ahead: list[list[torch.Tensor]]
+    decoded: list[int]
+    nll: torch.Tensor
+    right: torch.Tensor
+    wanted: torch.Tensor
+    next_entropy: float
+
+
+def read_example(model: Any, example: Example) -> Reading:
+    """Prompt, true answer, then back to the prompt's end for the lookahead."""
+    n = len(example.ids)
+    prompt = read(model, example.ids, min(MAX_WINDOW, n))
+    keys = [layer.keys.clone() for layer in prompt.layers]
+    last = prompt.logits[-1:]
+    answer = read(model, example.answer, len(example.answer), prompt.cache)
+    nll, right = judged(torch.cat([last, answer.logits[:-1]]), example.answer)
+    wanted = torch.stack([_attention(layer, n) for layer in answer.layers]).mean(dim=0)
+    prompt.cache.crop(n)
+    ahead, decoded, token = [], [], int(last.argmax())
+    for _ in range(LOOKAHEAD - 1):
+        step = read(model, [token], 1, prompt.cache)
+        ahead.append([layer.queries[0] for layer in step.layers])
+        decoded.append(token)
+        token = int(step.logits.argmax())
+    window = [layer._replace(keys=own) for layer, own in zip(prompt.layers, keys, strict=True)]
+    chance = last.softmax(dim=-1)
+    entropy = float(-(chance * chance.clamp_min(1e-30).log()).sum())
+    return Reading(example, window, ahead, decoded, nll, right, wanted, entropy)
+
+
+def judged(logits: torch.Tensor, answer: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood of answer tokens, and whether each is the likeliest, by logits [answer_tokens, vocabulary]."""
+    tokens = torch.tensor(answer, device=logits.device)
+    nll = -logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+    return nll.cpu(), (logits.argmax(dim=-1) == tokens).cpu()
+
+
+def _attention(layer: LayerReading, n: int) -> torch.Tensor:
+    group = layer.queries.shape[1] // layer.keys.shape[1]
+    keys = layer.keys.float().repeat_interleave(group, dim=1)
+    logits = torch.einsum("rhd,khd->rhk", layer.queries.float(), keys) * layer.scaling
+    rows = len(layer.queries)
+    hidden = torch.ones(rows, keys.shape[0], dtype=torch.bool, device=keys.device).triu(keys.shape[0] - rows + 1)
+    mass = logits.masked_fill(hidden[:, None], float("-inf")).softmax(dim=-1).mean(dim=(0, 1))[:n]
+    mass[:_IGNORED] = 0
+    return mass
+
+
+class _Layer(NamedTuple):
+    number: int
+    scaling: float
+    logit_cap: float
+
+
+class _Draft:
+    """A reading as `votes_of` sees a draft; of its first layers, if a weaker one is wanted."""
+
+    def __init__(self, reading: Reading, layers: int | None):
+        self._window = reading.window[:layers]
+        self.device = self._window[0].keys.device
+
+    def voting_layers(self, prompt_tokens: int) -> dict[int, _Layer]:
+        return {number: _Layer(number, layer.scaling, layer.logit_cap) for number, layer in enumerate(self._window)}
+
+    def sinks(self, number: int) -> torch.Tensor | None:
+        return self._window[number].sinks
+
+    def keys(self, layer: _Layer) -> torch.Tensor:
+        return self._window[layer.number].keys
+
+    def slots(self, layer: _Layer, slots: torch.Tensor) -> torch.Tensor:
+        return slots
+
+
+class _Drafted(NamedTuple):
+    queries: dict[int, torch.Tensor]
+    slots: torch.Tensor
+    visible: list[int]
+
+
+def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
+    """The votes that the product's code counts of a reading, by a prompt's rule; by its first layers, if asked for."""
+    rule, n = prompt.rule, len(prompt.ids)
+    size = min(rule.window, n)
+    ahead = rule.decodes if rule.lookahead_votes else 0
+    queries = {}
+    for number, layer in enumerate(reading.window[:layers]):
+        rows = [layer.queries[len(layer.queries) - size :]]
+        if rule.lookahead_votes:
+            rows += [layer.queries[-1:], *(step[number][None] for step in reading.ahead[:ahead])]
+        queries[number] = torch.cat(rows)
+    positions = [*range(n - size, n), *(range(n - 1, n + ahead) if rule.lookahead_votes else ())]
+    drafted = _Drafted(queries, torch.arange(n, device=reading.window[0].keys.device), [min(p + 1, n) for p in positions])
+    heads = None if rule.heads is None else _by_layer(rule)
+    (votes,) = votes_of(
+        _Draft(reading, layers),
+        [drafted],
+        pool_kernel=rule.pool_kernel,
+        counted=[prompt.counted],
+        heads=heads,  # type: ignore[list-item]
+    )
+    ids = [*prompt.ids, *reading.decoded]
+    return Cast(votes / (len(rule.heads) if rule.heads else 1), size, [ids[p] for p in positions], positions)
+
+
+def _by_layer(rule: Rule) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for layer, head in rule.heads or ():
+        found.setdefault(layer, []).append(head)
+    return found
+
+
+def as_ids(tokens: list[int]) -> array:
+    """Token ids as the product keeps them."""
+    return array("q", tokens)

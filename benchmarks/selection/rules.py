@@ -1,0 +1,58 @@
+"""The rules that are measured: the product's presets, and what is left of `best` when one part of it is another."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from specprefill_sgl.selection.rule import PAPER, Heads, Rule, preset
+
+SHALLOW = (8, 15)  # layers of the weaker drafts
+LONGEST_OF_ABLATIONS = 2048  # tokens
+
+
+class Measured(NamedTuple):
+    """A rule to measure.
+
+    Attributes
+    ----------
+    rule : Rule
+    layers : int or None
+        First layers of the model that are the draft; None: all.
+    ablation : bool
+        Measured on short prompts only.
+    """
+
+    rule: Rule
+    layers: int | None = None
+    ablation: bool = False
+
+
+def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
+    """Name -> rule. `heads` are those calibrated for the whole draft (None) and for its first layers."""
+    best = preset("best", heads[None])
+    uncalibrated = preset("best", None)
+    changed = {
+        "lookahead 4": {"lookahead": 4},
+        "lookahead 8": {"lookahead": 8},
+        "lookahead 16": {"lookahead": 16},
+        "lookahead 8, in turns": {"lookahead": 8, "window_votes": "turns"},
+        "lookahead 8, no window": {"lookahead": 8, "window": 0},
+        "window 32": {"window": 32},
+        "window 64": {"window": 64},
+        "mean over votes": {"over_votes": "mean"},
+        "chunk 32, pool 13": {"chunk_size": 32, "pool_kernel": 13},
+        "chunk 16": {"chunk_size": 16},
+        "sinks and tail counted": {"ignore_first": 0, "ignore_tail": False},
+        "lookahead 8, tail 24": {"lookahead": 8, "keep_last": 24},
+    }
+    tails = {f"tail {tail}": {"keep_last": tail} for tail in (0, 16, 24, 32)}
+    named = {"paper": Measured(PAPER), "best": Measured(best), "best, no heads": Measured(uncalibrated)}
+    for name, change in tails.items():
+        named[f"best, {name}"] = Measured(msgspec.structs.replace(best, **change))
+        named[f"best, no heads, {name}"] = Measured(msgspec.structs.replace(uncalibrated, **change))
+    for name, change in changed.items():
+        named[f"best, {name}"] = Measured(msgspec.structs.replace(best, **change), ablation=True)
+    for layers in SHALLOW:
+        named[f"paper, {layers} layers"] = Measured(PAPER, layers, ablation=True)
+        named[f"best, {layers} layers"] = Measured(preset("best", heads[layers]), layers, ablation=True)
+    return named

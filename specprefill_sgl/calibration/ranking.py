@@ -1,0 +1,92 @@
+"""How well each head finds the evidence of prompts, and which heads to choose for it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool1d
+
+from specprefill_sgl.calibration.kinds import Known
+from specprefill_sgl.calibration.reader import LayerReading, read
+from specprefill_sgl.selection.rule import Heads, Rule
+
+
+class Found(NamedTuple):
+    """What the heads of a draft find of one prompt.
+
+    Attributes
+    ----------
+    kind : str
+    tokens : int
+    votes : float64 [layers, heads]
+        Mean over the evidence of what a head votes for it, as the rule counts; NaN for a head that cannot see so far.
+    """
+
+    kind: str
+    tokens: int
+    votes: np.ndarray
+
+
+def find(model: Any, tokenizer: Any, known: Known, rule: Rule) -> Found:
+    """Read a prompt, in the tokenizer's chat format if it has one, and see where the window's queries look.
+
+    Raises
+    ------
+    ValueError
+        If a part of the evidence is not in the prompt exactly once.
+    """
+    text, special = known.prompt, True
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": known.prompt}]
+        text, special = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), False
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    evidence: np.ndarray = np.zeros(len(ids), dtype=bool)
+    for part in known.evidence:
+        if text.count(part) != 1:
+            raise ValueError(f"the evidence {part!r} is {text.count(part)} times in its prompt, not once")
+        start = text.index(part)
+        evidence |= np.array([first < start + len(part) and last > start for first, last in offsets])
+    layers = read(model, ids, min(rule.window, len(ids))).layers
+    whole = [layer.window is None or layer.window >= len(ids) for layer in layers]
+    votes = np.full((len(layers), max(layer.queries.shape[1] for layer in layers)), np.nan)
+    for number, layer in enumerate(layers):
+        if whole[number] or not any(whole):
+            votes[number, : layer.queries.shape[1]] = _votes(layer, evidence, rule)
+    return Found(known.kind, len(ids), votes)
+
+
+def _votes(layer: LayerReading, evidence: np.ndarray, rule: Rule) -> np.ndarray:
+    """Of each head of a layer, float64 [heads]."""
+    rows, heads, _ = layer.queries.shape
+    keys = layer.keys.float().repeat_interleave(heads // layer.keys.shape[1], dim=1)
+    n = len(keys)
+    logits = torch.einsum("rhd,khd->rhk", layer.queries.float(), keys) * layer.scaling
+    if layer.logit_cap:
+        logits = layer.logit_cap * torch.tanh(logits / layer.logit_cap)
+    future = torch.ones(rows, n, dtype=torch.bool, device=keys.device).triu(n - rows + 1)
+    logits = logits.masked_fill(future[:, None], float("-inf"))
+    if layer.sinks is not None:
+        logits = torch.cat([logits, layer.sinks.float()[None, :, None].expand(rows, -1, 1)], dim=-1)
+    attention = logits.softmax(dim=-1)[..., :n]
+    attention[..., : rule.ignore_first] = 0
+    attention[..., n - rule.keep_last :] = 0
+    best = avg_pool1d(attention, rule.pool_kernel, stride=1, padding=rule.pool_kernel // 2).amax(dim=0).double()
+    return best[:, torch.from_numpy(evidence).to(best.device)].mean(dim=-1).cpu().numpy()
+
+
+def scores(found: Sequence[Found]) -> np.ndarray:
+    """Mean votes of each head, every kind counting alike: float64 [layers, heads]."""
+    kinds = sorted({one.kind for one in found})
+    by_kind = [np.mean([one.votes for one in found if one.kind == kind], axis=0) for kind in kinds]
+    mean: np.ndarray = np.mean(by_kind, axis=0)
+    return mean
+
+
+def best_heads(mean: np.ndarray, count: int, layers: int | None = None) -> Heads:
+    """The heads with the highest scores, best first; of the first layers only, if so many are given."""
+    usable = np.where(np.isnan(mean), -1.0, mean)[:layers]
+    order = np.argsort(-usable, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, usable.shape), strict=True)
+    return tuple((int(layer), int(head)) for layer, head in pairs if usable[layer, head] >= 0)

@@ -1,0 +1,100 @@
+"""`calibrate`: which of a draft's heads find what a question asks for; writes the file that `--spec-prefill-heads` reads."""
+
+import argparse
+import datetime
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from specprefill_sgl.calibration import kinds
+from specprefill_sgl.selection.rule import Heads, preset
+
+_WORDS_PER_TOKEN = 0.72
+
+
+def main(argv: list[str]) -> None:
+    """Reads the prompts with transformers, ranks the heads, says how well they do on kinds they were not ranked by."""
+    arguments = _parser().parse_args(argv)
+    if not (arguments.draft / "config.json").exists():
+        sys.exit(f"calibrate: {arguments.draft} is no Hugging Face folder with a config.json.")
+    try:
+        material = _material(arguments)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        sys.exit(f"calibrate: the prompts cannot be read: {error!r}.")
+    import torch
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from specprefill_sgl.calibration import ranking
+    from specprefill_sgl.draft import heads
+
+    rule = preset("best", ())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(arguments.draft, dtype=getattr(torch, arguments.dtype)).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.draft)
+    try:
+        found = [ranking.find(model, tokenizer, known, rule) for known in tqdm(material, desc="prompts")]
+    except ValueError as error:
+        sys.exit(f"calibrate: {error}.")
+    mean = ranking.scores(found)
+    chosen = ranking.best_heads(mean, arguments.heads, arguments.layers)
+    held_out = _held_out(found, arguments.heads, arguments.layers)
+    print(_table(chosen, mean, held_out))
+    provenance = {
+        "command": " ".join(["python -m specprefill_sgl calibrate", *argv]),
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "prompts": len(found),
+        "tokens": round(sum(one.tokens for one in found) / len(found)),
+        "window": rule.window,
+        "votes": [round(float(mean[layer, head]), 4) for layer, head in chosen],
+        "held_out": held_out,
+    }
+    heads.save(arguments.out, arguments.draft, chosen, provenance)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m specprefill_sgl calibrate", description=__doc__)
+    parser.add_argument("draft", type=Path, help="Hugging Face folder of the draft")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--heads", type=int, default=8, help="how many to choose; default 8, of small drafts fewer")
+    parser.add_argument("--layers", type=int, help="choose from the first layers only")
+    parser.add_argument("--prompts-per-kind", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=1024, help="of a prompt, about")
+    parser.add_argument("--text", type=Path, help="prose to hide the answers in; default: sentences from built-in words")
+    parser.add_argument("--prompts", type=Path, help='own prompts, a JSON object a line: {"prompt": ..., "evidence": [...]}')
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    return parser
+
+
+def _material(arguments: argparse.Namespace) -> list[kinds.Known]:
+    if arguments.prompts is not None:
+        rows = [json.loads(line) for line in arguments.prompts.read_text(encoding="utf-8").splitlines()]
+        return [kinds.Known(row.get("kind", "own"), row["prompt"], tuple(row["evidence"])) for row in rows]
+    filler = kinds.plain if arguments.text is None else kinds.from_text(arguments.text.read_text(encoding="utf-8"))
+    words = round(arguments.tokens * _WORDS_PER_TOKEN)
+    return [known for kind in kinds.KINDS for known in kinds.prompts(kind, arguments.prompts_per_kind, words, filler)]
+
+
+def _held_out(found: list, count: int, layers: int | None) -> dict[str, list[float]]:
+    """Kind -> mean votes for its evidence: of heads chosen by the other kinds, of those chosen by all, of every head."""
+    from specprefill_sgl.calibration import ranking
+
+    chosen = ranking.best_heads(ranking.scores(found), count, layers)
+    result = {}
+    for kind in sorted({one.kind for one in found}):
+        mine, others = ([one for one in found if (one.kind == kind) is same] for same in (True, False))
+        votes = ranking.scores(mine)
+        by_others = ranking.best_heads(ranking.scores(others), count, layers) if others else ()
+        means = [sum(votes[pair] for pair in heads) / max(len(heads), 1) for heads in (by_others, chosen)]
+        result[kind] = [round(float(value), 4) for value in (*means, votes[votes == votes].mean())]
+    return result
+
+
+def _table(chosen: Heads, mean, held_out: dict[str, list[float]]) -> str:
+    lines = ["layer  head  its votes for a token of the evidence"]
+    lines += [f"{layer:5d} {head:5d}  {mean[layer, head]:.4f}" for layer, head in chosen]
+    lines += ["", "kind: heads chosen by the other kinds, the chosen ones, every head"]
+    lines += [f"{kind}: " + ", ".join(f"{value:.4f}" for value in values) for kind, values in held_out.items()]
+    return "\n".join(lines)
