@@ -26,16 +26,26 @@ def folder() -> Path:
     RealModelError
         It could not be downloaded, or the converted model is not what it should be. Nothing is left behind then.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specprefill-sgl"
-    final = cache / f"smollm2-135m-instruct-{_version()}"
+    final = _place()
     if final.exists():
         return final
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "real-model.lock").open("w") as lock:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with (final.parent / "real-model.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():
             _make(final)
     return final
+
+
+def made() -> Path | None:
+    """The folder if it has been made before; nothing is downloaded."""
+    final = _place()
+    return final if final.exists() else None
+
+
+def _place() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specprefill-sgl"
+    return cache / f"smollm2-135m-instruct-{_version()}"
 
 
 def _make(final: Path) -> None:

@@ -7,6 +7,12 @@ from benchmarks.text import haystack
 
 _KEYS = 8
 _FACTS = 10
+_QUESTIONS = {
+    "lives near the": "What does {} live near?",
+    "carries the": "What does {} carry?",
+    "sold the": "What did {} sell?",
+    "painted the": "What did {} paint?",
+}
 _BALLOTS = (9, 5, 4)  # votes of each candidate for every thousand tokens
 
 
@@ -59,13 +65,15 @@ def variables(setting: Setting) -> Prompt:
 
 
 def facts(setting: Setting) -> Prompt:
-    """One of ten natural sentences about people, to be completed by its last word."""
+    """A question about one of ten natural sentences about people."""
     random = setting.random
     objects = words.nouns(random, _FACTS, held_out=setting.held_out)
     pairs = [(name, relation) for name in words.names(held_out=setting.held_out) for relation in forms.RELATIONS]
-    starts = [f"{name} {relation}" for name, relation in random.sample(pairs, _FACTS)]
+    stated = random.sample(pairs, _FACTS)
+    starts = [f"{name} {relation}" for name, relation in stated]
     statements = [f"{start} {one}." for start, one in zip(starts, objects, strict=True)]
-    question = f'Complete the sentence from the text: "{starts[0]} ..."'
+    name, relation = stated[0]
+    question = _QUESTIONS[relation].format(name)
     answer = [Piece(starts[0]), Piece(f" {objects[0]}", judged=True)]
     asked = statements[0]
     random.shuffle(statements)

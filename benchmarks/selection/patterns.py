@@ -20,10 +20,12 @@ _CLASSES = (
 )
 _LABELS = (("red", "blue", "green", "white"), ("north", "south", "east", "west"))
 _FRAMES = """
-I saw the {} yesterday.|We talked about the {} at home.|She asked me about the {} again.|He forgot the {} this morning.
-They found the {} near the road.|My friend drew the {} for us.|Nobody noticed the {} at first.|The story begins with the {} there.
-You will like the {} very much.|I dreamed of the {} last night.|We waited for the {} all day.|There is a picture of the {} here.
-He wrote a poem about the {} once.|They paid for the {} in cash.|The child pointed at the {} twice.|She remembers the {} very well.
+I saw the {} yesterday.|We talked about the {} at home.|She asked me about the {} again.
+He forgot the {} this morning.|They found the {} near the road.|My friend drew the {} for us.
+Nobody noticed the {} at first.|The story begins with the {} there.|You will like the {} very much.
+I dreamed of the {} last night.|We waited for the {} all day.|There is a picture of the {} here.
+He wrote a poem about the {} once.|They paid for the {} in cash.|The child pointed at the {} twice.
+She remembers the {} very well.
 """
 
 
@@ -37,7 +39,7 @@ def fewshot(setting: Setting) -> Prompt:
     pairs = list(itertools.product(frames, items))
     random.shuffle(pairs)
     instruction = "Label the last sentence like the others."
-    question = f"{random.choice(frames).format(asked)} =>"
+    question = random.choice(frames).format(asked)
     room = setting.room(instruction, question)
     lines = [instruction]
     for frame, (word, its_label) in pairs:
@@ -46,4 +48,4 @@ def fewshot(setting: Setting) -> Prompt:
         if room < 0:
             break
         lines.append(line)
-    return Prompt("\n".join(lines), question, [Piece(question), Piece(f" {label}", judged=True)], [], between="\n")
+    return Prompt("\n".join(lines), question, [Piece(f"{question} =>"), Piece(f" {label}", judged=True)], [], between="\n")

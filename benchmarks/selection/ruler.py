@@ -1,7 +1,7 @@
 """RULER (arXiv 2404.06654) through lm-eval's own generators: variable tracking and frequent words.
 
-Its other tasks do not work offline: `niah` and `cwe` need packages and word lists that lm-eval does not bring, `qa` downloads its
-documents. Variable tracking is without RULER's worked example, which would take half of a short prompt.
+Its other tasks do not work offline: `niah` and `cwe` need packages and word lists that lm-eval does not bring, `qa` downloads
+its documents. Variable tracking is without RULER's worked example, which would take half of a short prompt.
 """
 
 import contextlib

@@ -34,7 +34,7 @@ def code(setting: Setting) -> Prompt:
     while True:
         use = random.choice(uses)
         new, rest = words.nouns(random, 2, held_out=setting.held_out)
-        prompt = _prompt(setting, use, room, new + "_", rest)
+        prompt = _prompt(setting, use, room, new, rest)
         if prompt is not None:
             return prompt
 
@@ -43,17 +43,18 @@ def _prompt(setting: Setting, use: Use, room: int, new: str, rest: str) -> Promp
     """The code before a call, or nothing if it is too short or the definition not in its first part."""
     begun = use.module.rindex("\n", 0, use.called) + 1
     window = use.module[max(0, begun - 6 * room) : begun]
-    window = re.sub(rf"\b{use.name}\b", new + rest, window)
+    start = new + "_"
+    window = re.sub(rf"\b{use.name}\b", start + rest, window)
     offsets = setting.offsets(window)
     if len(offsets) < room:
         return None
     body = window[window.index("\n", offsets[-room][0]) + 1 :].rstrip()
-    if body.count(new) != 1 or body.index(new) > (1 - _FAR) * len(body):
+    if body.count(start) != 1 or body.index(start) > (1 - _FAR) * len(body):
         return None
-    line = use.module[begun : use.called].lstrip() + new
-    definition = next(one for one in body.split("\n") if new in one).strip()
-    question = f"Complete the next line of the code: {line}"
-    return Prompt(body, question, [Piece(line), Piece(rest, judged=True)], [definition])
+    line = use.module[begun : use.called].lstrip()
+    definition = next(one for one in body.split("\n") if start in one).strip()
+    question = f"Write the next line of the code. It calls the function whose name begins with {new}."
+    return Prompt(body, question, [Piece(line + start), Piece(rest, judged=True)], [definition])
 
 
 @functools.cache

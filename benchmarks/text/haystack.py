@@ -22,11 +22,18 @@ def filled(sentences: Iterable[str], budget: int, count_tokens: Callable[[str], 
             break
         taken = count_tokens(" " + sentence)
         if taken > budget:
-            words = sentence.split(" ")[: max(1, budget // 3)]
-            return [*pieces, " ".join(words).rstrip(",;:") + "."]
+            return [*pieces, _cut(sentence, budget, count_tokens)]
         pieces.append(sentence)
         budget -= taken
     return pieces
+
+
+def _cut(sentence: str, budget: int, count_tokens: Callable[[str], int]) -> str:
+    """The sentence's first words; half as many as long as that is too much, as tables of numbers can be."""
+    words = sentence.split(" ")[: max(1, budget // 3)]
+    while len(words) > 1 and count_tokens(" " + " ".join(words)) > budget:
+        words = words[: len(words) // 2]
+    return " ".join(words).rstrip(",;:") + "."
 
 
 def hidden(prose: list[str], statements: list[str], places: list[float]) -> list[str]:
