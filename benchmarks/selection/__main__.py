@@ -1,7 +1,7 @@
 """`python -m benchmarks.selection`: what each selection rule costs a real model, and the tables of it.
 
-Without a command all three: `prepare` makes the prompts, `run` measures, `report` writes the page. On another machine `run` needs
-the prepared file and the model's folder alone, no SGLang.
+Without a command all three: `prepare` makes the prompts, `run` measures, `report` writes the page. On another machine `run`
+needs the prepared file and the model's folder alone, no SGLang.
 """
 
 import argparse

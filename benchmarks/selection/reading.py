@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.selection.examples import Example
 from specprefill_sgl.calibration.reader import LayerReading, read
-from specprefill_sgl.draft.voting import votes_of
+from specprefill_sgl.draft.voting import torch_votes
 from specprefill_sgl.prompts import Cast, Prompt
 from specprefill_sgl.selection.rule import MAX_WINDOW, Rule
 
@@ -54,7 +54,7 @@ def read_example(model: Any, example: Example) -> Reading:
     answer = read(model, example.answer, len(example.answer), prompt.cache)
     nll, right = judged(torch.cat([last, answer.logits[:-1]]), example.answer)
     wanted = torch.stack([_attention(layer, n) for layer in answer.layers]).mean(dim=0)
-    prompt.cache.crop(n)
+    prompt.cache.crop(n - prompt.cache.get_seq_length())
     ahead, decoded, token = [], [], int(last.argmax())
     for _ in range(LOOKAHEAD - 1):
         step = read(model, [token], 1, prompt.cache)
@@ -92,7 +92,7 @@ class _Layer(NamedTuple):
 
 
 class _Draft:
-    """A reading as `votes_of` sees a draft; of its first layers, if a weaker one is wanted."""
+    """A reading as `torch_votes` sees a draft; of its first layers, if a weaker one is wanted."""
 
     def __init__(self, reading: Reading, layers: int | None):
         self._window = reading.window[:layers]
@@ -131,13 +131,7 @@ def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
     positions = [*range(n - size, n), *(range(n - 1, n + ahead) if rule.lookahead_votes else ())]
     drafted = _Drafted(queries, torch.arange(n, device=reading.window[0].keys.device), [min(p + 1, n) for p in positions])
     heads = None if rule.heads is None else _by_layer(rule)
-    (votes,) = votes_of(
-        _Draft(reading, layers),
-        [drafted],
-        pool_kernel=rule.pool_kernel,
-        counted=[prompt.counted],
-        heads=heads,  # type: ignore[list-item]
-    )
+    (votes,) = torch_votes(_Draft(reading, layers), [drafted], rule.pool_kernel, [prompt.counted], heads)  # type: ignore[list-item]
     ids = [*prompt.ids, *reading.decoded]
     return Cast(votes / (len(rule.heads) if rule.heads else 1), size, [ids[p] for p in positions], positions)
 
