@@ -64,7 +64,9 @@ def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
 
 def _prompt(reading: Reading, measured: Measured, ratio: float) -> Prompt:
     rule, n = measured.rule, len(reading.example.ids)
-    tail = affordable_tail(n, rule.keep_last, chunk_size=rule.chunk_size, keep_ratio=ratio, unit=rule.budget_unit)
+    tail = affordable_tail(
+        n, rule.keep_last, part=measured.tail_part, chunk_size=rule.chunk_size, keep_ratio=ratio, unit=rule.budget_unit
+    )
     return Prompt(ids=as_ids(reading.example.ids), keep_ratio=ratio, rule=rule, keep_last=tail)
 
 

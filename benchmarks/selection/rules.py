@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from specprefill_sgl.selection.rule import PAPER, Heads, Rule, preset
+from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset
 
 SHALLOW = (8, 15)  # layers of the weaker drafts
 LONGEST_OF_ABLATIONS = 2048  # tokens
@@ -20,11 +20,14 @@ class Measured(NamedTuple):
         First layers of the model that are the draft; None: all.
     ablation : bool
         Measured on short prompts only.
+    tail_part : int
+        The tail may take one token in so many of the budget.
     """
 
     rule: Rule
     layers: int | None = None
     ablation: bool = False
+    tail_part: int = TAIL_PART
 
 
 def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
@@ -43,15 +46,12 @@ def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
         "chunk 32, pool 13": {"chunk_size": 32, "pool_kernel": 13},
         "chunk 16": {"chunk_size": 16},
         "sinks and tail counted": {"ignore_first": 0, "ignore_tail": False},
-        "lookahead 8, tail 24": {"lookahead": 8, "keep_last": 24},
+        "no tail": {"keep_last": 0},
     }
-    tails = {f"tail {tail}": {"keep_last": tail} for tail in (0, 16, 24, 32)}
     named = {"paper": Measured(PAPER), "best": Measured(best), "best, no heads": Measured(uncalibrated)}
-    for name, change in tails.items():
-        named[f"best, {name}"] = Measured(msgspec.structs.replace(best, **change))
-        named[f"best, no heads, {name}"] = Measured(msgspec.structs.replace(uncalibrated, **change))
     for name, change in changed.items():
         named[f"best, {name}"] = Measured(msgspec.structs.replace(best, **change), ablation=True)
+    named["best, tail to half of the budget"] = Measured(best, ablation=True, tail_part=2)
     for layers in SHALLOW:
         named[f"paper, {layers} layers"] = Measured(PAPER, layers, ablation=True)
         named[f"best, {layers} layers"] = Measured(preset("best", heads[layers]), layers, ablation=True)

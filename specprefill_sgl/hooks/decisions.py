@@ -13,7 +13,8 @@ from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.options import RequestError, RequestOptions, parse
 from specprefill_sgl.prompts import Outcome, Prompt
-from specprefill_sgl.selection.budget import affordable_tail
+from specprefill_sgl.selection.budget import WINDOW_PART, affordable_tail
+from specprefill_sgl.selection.rule import TAIL_PART
 from specprefill_sgl.stage import Stage
 from specprefill_sgl.state import PromptState, attach, state_of
 
@@ -44,12 +45,11 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
     state, config = state_of(req), stage.config
     assert state is not None
     options, rule, ids, keep_ratio = state.options, state.rule, req.origin_input_ids, state.keep.ratio
-    tail = affordable_tail(
-        len(ids),
-        max(rule.keep_last, stage.window),
-        chunk_size=rule.chunk_size,
-        keep_ratio=keep_ratio,
-        unit=rule.budget_unit,
+    tail = max(
+        affordable_tail(
+            *(len(ids), wanted), part=part, chunk_size=rule.chunk_size, keep_ratio=keep_ratio, unit=rule.budget_unit
+        )
+        for wanted, part in ((rule.keep_last, TAIL_PART), (stage.window, WINDOW_PART))
     )
     return Prompt(
         ids=ids,

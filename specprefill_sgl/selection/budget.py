@@ -4,6 +4,8 @@ import math
 
 from specprefill_sgl.selection.chunks import Cut, chunk_count
 
+WINDOW_PART = 2  # half of the budget may go to what a target's sliding window covers
+
 
 def free_chunks(prompt: Cut, keep_ratio: float, unit: str) -> int:
     """How many chunks the scores may choose.
@@ -25,8 +27,8 @@ def keeps_everything(prompt: Cut, keep_ratio: float, unit: str) -> bool:
     return int(prompt.forced.sum()) + free_chunks(prompt, keep_ratio, unit) == len(prompt.forced)
 
 
-def affordable_tail(n_tokens: int, wanted: int, *, chunk_size: int, keep_ratio: float, unit: str) -> int:
-    """Of the tokens that are wanted at the end, as many as half of the budget holds.
+def affordable_tail(n_tokens: int, wanted: int, *, part: int, chunk_size: int, keep_ratio: float, unit: str) -> int:
+    """Of the tokens that are wanted at the end, as many as a part of the budget holds: half of it for 2, a third for 3.
 
     None where the whole prompt is wanted: the layers of a target's sliding window then see every kept token.
     """
@@ -34,9 +36,9 @@ def affordable_tail(n_tokens: int, wanted: int, *, chunk_size: int, keep_ratio: 
         return 0
     n_chunks = chunk_count(n_tokens, chunk_size)
     if unit == "chunks":
-        tail_chunks = math.ceil(n_chunks * keep_ratio) // 2
+        tail_chunks = math.ceil(n_chunks * keep_ratio) // part
     else:
         last = n_tokens - (n_chunks - 1) * chunk_size
-        tail_chunks = (math.ceil(n_tokens * keep_ratio) // 2 - last) // chunk_size + 1
+        tail_chunks = (math.ceil(n_tokens * keep_ratio) // part - last) // chunk_size + 1
     start = (n_chunks - max(tail_chunks, 0)) * chunk_size
     return min(wanted, max(n_tokens - start, 0))

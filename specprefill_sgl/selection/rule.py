@@ -35,7 +35,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     ignore_tail : bool
         Nor does attention on the tokens at the end that are kept anyway.
     keep_last : int
-        Tokens at the end whose chunks are always kept, as far as half of the budget holds them.
+        Tokens at the end whose chunks are always kept, as far as an eighth of the budget holds them: of few tokens, those that
+        say what was asked are worth more where the answer is.
     heads : tuple of (layer, head) or None
         The heads whose mean votes; None: the maximum over all heads and layers.
     """
@@ -67,6 +68,7 @@ PAPER = Rule()
 _BEST = Rule(
     over_votes="max", pool_kernel=31, chunk_size=8, budget_unit="tokens", ignore_first=4, ignore_tail=True, keep_last=48
 )
+TAIL_PART = 8  # of the budget, at most one in so many tokens
 MOST_LOOKAHEAD = 8  # of the presets, which a request may ask for: pools have room for it
 
 

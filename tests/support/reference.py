@@ -131,12 +131,12 @@ def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_l
 
 
 def tail_chunks(n, *, keep_ratio, chunk_size, keep_last):
-    """Chunks at the end that are kept whatever their score: the last, and what is wanted and half of the budget holds."""
+    """Chunks at the end that are kept whatever their score: the last, and what is wanted and an eighth of the budget holds."""
     chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
     tail = [len(chunks) - 1]
     for i in reversed(range(len(chunks) - 1)):
         is_wanted = n > keep_last and chunks[i].stop > n - keep_last
-        if not is_wanted or n - chunks[i].start > math.ceil(n * keep_ratio) // 2:
+        if not is_wanted or n - chunks[i].start > math.ceil(n * keep_ratio) // 8:
             break
         tail.insert(0, i)
     return tail

@@ -78,26 +78,26 @@ def test_keep_ratio_one_keeps_every_token(n_tokens, size, unit):
     assert prompt.positions(chunks).tolist() == list(range(n_tokens))
 
 
-@given(st.integers(1, 3000), st.integers(0, 1500), st.integers(1, 64), st.floats(0.001, 1.0), UNITS)
-def test_an_affordable_tail_leaves_the_keep_ratio_as_it_is(n_tokens, wanted, size, keep_ratio, unit):
-    """It is as long as is wanted, or else one chunk more would exceed half of the budget."""
-    tail = affordable_tail(n_tokens, wanted, chunk_size=size, keep_ratio=keep_ratio, unit=unit)
+@given(st.integers(1, 3000), st.integers(0, 1500), st.integers(1, 64), st.floats(0.001, 1.0), UNITS, st.integers(2, 9))
+def test_an_affordable_tail_leaves_the_keep_ratio_as_it_is(n_tokens, wanted, size, keep_ratio, unit, part):
+    """It is as long as is wanted, or else one chunk more would exceed its part of the budget."""
+    tail = affordable_tail(n_tokens, wanted, part=part, chunk_size=size, keep_ratio=keep_ratio, unit=unit)
     if n_tokens <= wanted:
         assert tail == 0
         return
     plain, forced = (cut(n_tokens, chunk_size=size, keep_last=last) for last in (0, tail))
     total = n_tokens if unit == "tokens" else len(plain.forced)
-    half = math.ceil(total * keep_ratio) // 2
+    most = math.ceil(total * keep_ratio) // part
 
     def cost(prompt):
         return prompt.forced_tokens if unit == "tokens" else int(prompt.forced.sum())
 
-    assert cost(forced) <= max(half, cost(plain))
+    assert cost(forced) <= max(most, cost(plain))
     if unit == "chunks":
         kept = [int(one.forced.sum()) + free_chunks(one, keep_ratio, unit) for one in (plain, forced)]
         assert kept[0] == kept[1]
     if tail < wanted:
-        assert cost(cut(n_tokens, chunk_size=size, keep_last=tail + 1)) > half
+        assert cost(cut(n_tokens, chunk_size=size, keep_last=tail + 1)) > most
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_an_affordable_tail_leaves_the_keep_ratio_as_it_is(n_tokens, wanted, siz
     ],
 )
 def test_a_windows_tail(window, keep_ratio, tail):
-    assert affordable_tail(3193, window, chunk_size=32, keep_ratio=keep_ratio, unit="chunks") == tail
+    assert affordable_tail(3193, window, part=2, chunk_size=32, keep_ratio=keep_ratio, unit="chunks") == tail
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_windows_tail(window, keep_ratio, tail):
     ],
 )
 def test_a_tail_of_tokens(keep_ratio, tail):
-    assert affordable_tail(1025, 48, chunk_size=8, keep_ratio=keep_ratio, unit="tokens") == tail
+    assert affordable_tail(1025, 48, part=2, chunk_size=8, keep_ratio=keep_ratio, unit="tokens") == tail
 
 
 def test_the_forced_tail_ends_at_the_first_chunk_that_is_not():
