@@ -29,11 +29,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("ignore_tail", str, "Nor does attention on kept tokens at the end: true or false. Default true; paper: false."),
     ("heads", str, "File of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
     ("keep_first", int, "Tokens at the start whose chunks are always kept."),
-    (
-        "keep_last",
-        int,
-        "The same at the end. Default: the target's sliding window, best: at least 48; up to half of the budget.",
-    ),
+    ("keep_last", int, "The same at the end. Default: the target's sliding window; of best, 48 in an eighth of the budget."),
     ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
     ("draft_max_tokens", int, "Size of the draft's KV pool in tokens. Default: the draft's context length."),
     ("config", str, "JSON file with the same names; flags and environment beat it."),

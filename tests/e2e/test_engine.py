@@ -50,7 +50,9 @@ def draft_that_ends(pair_of, tmp_path):
 def test_engine_equals_the_reference(pair_of, hugging_face, draft_that_ends, tmp_path):
     target, draft = pair_of("llama")[0], draft_that_ends
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"spec_prefill_draft_model_path": str(draft), "keep_ratio": 0.1, "min_tokens": 16}))
+    file.write_text(
+        json.dumps({"spec_prefill_draft_model_path": str(draft), "keep_ratio": 0.1, "min_tokens": 16, "selection": "paper"})
+    )
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     ids = prompt_ids(700, seed=8)  # its draft ends before the lookahead does

@@ -132,6 +132,22 @@ def test_scores_explain_the_selection(server):
     assert min(scores[at] for at in chosen) >= max(scores[at] for at in range(31) if at not in kept)
 
 
+def test_votes_say_who_asked_for_what(server):
+    """The reply's votes are what the scores are the mean of, under the paper's rule."""
+    server.flush()
+    ids = prompt_ids(1000, seed=6)
+    custom = {"spec_prefill_keep_ratio": 0.2, "spec_prefill_return_scores": True, "spec_prefill_return_votes": True}
+    info = server.generate(ids, custom=custom)["meta_info"]["spec_prefill"]
+    votes = info["votes"]
+    assert votes["positions"] == list(range(999, 999 + len(votes["positions"])))
+    assert votes["tokens"][0] == ids[-1]
+    means = [sum(column) / len(column) for column in zip(*votes["chunks"], strict=True)]
+    assert means == pytest.approx(info["scores"], rel=1e-4)
+    again = server.generate(ids, custom={**custom, "spec_prefill_window": 30})["meta_info"]["spec_prefill"]["votes"]
+    assert again["positions"] == [*range(970, 1000), *votes["positions"]]
+    assert again["tokens"] == [*ids[970:], *votes["tokens"]]
+
+
 def _run(*words):
     return subprocess.run(
         [sys.executable, "-m", "specprefill_sgl", *words], cwd=launch.ROOT, capture_output=True, text=True, timeout=200
