@@ -1,0 +1,67 @@
+"""The page of results: `results/*.jsonl` as tables."""
+
+from pathlib import Path
+
+from benchmarks.quality.results import read
+from benchmarks.selection import adaptive, report, tasks
+from benchmarks.selection.measure import BEST, PAPER, SAME
+from benchmarks.selection.rules import SHALLOW
+
+_TEXT = """# Selection rules on a real chat model
+
+`python -m benchmarks.selection` with SmolLM2-135M-Instruct (bf16) as target and draft. Held-out prompts: other random numbers,
+words, prose, paragraphs and modules than any choice was made on. Loss is what an answer token costs more than dense, nats, judged
+tokens only; tasks count alike; brackets are 95 % bootstrap intervals, differences are paired by prompt. Evidence is the share of
+spans a reader needs that are kept whole. *{same}* is the paper's ranking cut to exactly as many tokens as `best` keeps. Rows with
+provenance: `results/`.
+
+## Presets
+
+{headline}
+
+*of named*: tasks whose question names what it wants ({named}).
+
+## Per task
+
+`best` minus the paper's rule at the same tokens, all lengths. Positive is worse.
+
+{by_task}
+
+## What each part of best is worth
+
+{ablations}
+
+## Weaker drafts
+
+The first layers of the model as draft, with the whole model's lookahead, scored offline.
+
+{shallow}
+
+## A keep ratio that knows when to stop
+
+{adaptive}
+"""
+
+
+def write(folder: Path) -> None:
+    """`RESULTS.md` beside the folder of rows."""
+    rows = [row for path in sorted(folder.glob("held_out*.jsonl")) for row in read(path)]
+    tried = [row for path in sorted(folder.glob("calibration*.jsonl")) for row in read(path)]
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    layers = [f"{rule}, {count} layers" for count in SHALLOW for rule in (PAPER, BEST)]
+    parts = [name for name in names if name not in {"dense", PAPER, SAME, BEST, *layers}]
+
+    def other(name: str) -> str:
+        rule, _, rest = name.partition(", ")
+        return f"{PAPER}, {rest}" if rule == BEST else PAPER
+
+    page = _TEXT.format(
+        same=SAME,
+        headline=report.headline(rows, tasks.NAMED),
+        named=", ".join(sorted(tasks.NAMED)),
+        by_task=report.by_task(rows, tasks.TASKS),
+        ablations=report.ablations(rows, parts, lambda _: BEST),
+        shallow=report.ablations(rows, layers, other),
+        adaptive=adaptive.study(tried, rows),
+    )
+    (folder.parent / "RESULTS.md").write_text(page, encoding="utf-8")
