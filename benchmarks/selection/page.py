@@ -10,10 +10,10 @@ from benchmarks.selection.rules import SHALLOW
 _TEXT = """# Selection rules on a real chat model
 
 `python -m benchmarks.selection` with SmolLM2-135M-Instruct (bf16) as target and draft. Held-out prompts: other random numbers,
-words, prose, paragraphs and modules than any choice was made on. Loss is what an answer token costs more than dense, nats, judged
-tokens only; tasks count alike; brackets are 95 % bootstrap intervals, differences are paired by prompt. Evidence is the share of
-spans a reader needs that are kept whole. *{same}* is the paper's ranking cut to exactly as many tokens as `best` keeps. Rows with
-provenance: `results/`.
+words, prose, paragraphs and modules than any choice was made on. Loss is what an answer token costs more than dense, nats,
+judged tokens only; tasks count alike; brackets are 95 % bootstrap intervals, differences are paired by prompt. Evidence is the
+share of spans a reader needs that are kept whole. *{same}* is the paper's ranking cut to exactly as many tokens as `best`
+keeps. Rows with provenance: `results/`.
 
 ## Presets
 

@@ -47,18 +47,8 @@ def _by_task(rows: Sequence[dict], method: str, minus: str | None, of: str) -> d
 
 def headline(rows: Sequence[dict], named: frozenset[str]) -> str:
     """Per length and keep ratio: losses of the presets, best's difference to the paper's rule at the same tokens, evidence."""
-    columns = (
-        "tokens",
-        "keep ratio",
-        "prompts",
-        PAPER,
-        SAME,
-        BEST,
-        UNCALIBRATED,
-        "best - same tokens",
-        "of named",
-        "evidence: same, best",
-    )
+    methods = (PAPER, SAME, BEST, UNCALIBRATED)
+    columns = ("tokens", "keep ratio", "prompts", *methods, "best - same tokens", "of named", "evidence: same, best")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for length, ratio, mine in _cells(rows):
         evidence = " , ".join(cell(mine, method, of="evidence") for method in (SAME, BEST))

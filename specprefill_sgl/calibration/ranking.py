@@ -12,6 +12,9 @@ from specprefill_sgl.calibration.reader import LayerReading, read
 from specprefill_sgl.selection.rule import Heads, Rule
 
 
+_FRACTION = 0.5
+
+
 class Found(NamedTuple):
     """What the heads of a draft find of one prompt.
 
@@ -85,8 +88,11 @@ def scores(found: Sequence[Found]) -> np.ndarray:
 
 
 def best_heads(mean: np.ndarray, count: int, layers: int | None = None) -> Heads:
-    """The heads with the highest scores, best first; of the first layers only, if so many are given."""
+    """At most `count` heads with the highest scores, best first; of the first layers only, if so many are given.
+
+    None that scores less than half of what the best one does: with few good heads, more would drown them.
+    """
     usable = np.where(np.isnan(mean), -1.0, mean)[:layers]
     order = np.argsort(-usable, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, usable.shape), strict=True)
-    return tuple((int(layer), int(head)) for layer, head in pairs if usable[layer, head] >= 0)
+    return tuple((int(layer), int(head)) for layer, head in pairs if usable[layer, head] >= usable.max() * _FRACTION)

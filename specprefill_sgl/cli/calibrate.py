@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m specprefill_sgl calibrate", description=__doc__)
     parser.add_argument("draft", type=Path, help="Hugging Face folder of the draft")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
-    parser.add_argument("--heads", type=int, default=8, help="how many to choose; default 8, of small drafts fewer")
+    parser.add_argument("--heads", type=int, default=8, help="at most; default 8")
     parser.add_argument("--layers", type=int, help="choose from the first layers only")
     parser.add_argument("--prompts-per-kind", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=1024, help="of a prompt, about")
