@@ -11,7 +11,6 @@ from specprefill_sgl.calibration.kinds import Known
 from specprefill_sgl.calibration.reader import LayerReading, read
 from specprefill_sgl.selection.rule import Heads, Rule
 
-
 _FRACTION = 0.5
 
 
