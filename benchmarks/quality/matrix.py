@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import launch
 from benchmarks.quality import ask, tasks
 from benchmarks.quality.controls import CONTROLS
 from benchmarks.quality.results import Results
@@ -15,8 +16,8 @@ from benchmarks.quality.server import QualityServer, serve
 
 KEEP_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-SPECPREFILL, SELF_DRAFT = "specprefill", "target_as_draft"
-METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS)
+SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the first two by the paper's rule
+METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
     "lookahead": (1, 4, 8, 16),
@@ -70,7 +71,8 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
         mine = [block for block in blocks if (block.method == SELF_DRAFT) == itself]
         if any(_row(block, cell) not in results for block in mine for cell in block.cells):
             where = folder / ("self" if itself else "pair")
-            with serve(target, target if itself else draft, where, "--disable-radix-cache") as server:
+            heads = () if itself or draft != launch.DRAFT else ("--spec-prefill-heads", str(draft.with_name("heads.json")))
+            with serve(target, target if itself else draft, where, "--disable-radix-cache", *heads) as server:
                 send(mine, server, results, count_tokens)
 
 
@@ -80,7 +82,10 @@ def send(blocks: list[Block], server: QualityServer, results: Results, count_tok
     with tqdm(total=sum(len(cells) for _, cells in todo), smoothing=0.05, desc="requests") as bar:
         for block, cells in todo:
             if cells:
-                server.choose(SPECPREFILL if block.method == SELF_DRAFT else block.method, **block.settings)
+                selection = {"selection": "best"} if block.method == BEST else {}
+                server.choose(
+                    SPECPREFILL if block.method in (SELF_DRAFT, BEST) else block.method, **selection, **block.settings
+                )
                 bar.set_postfix_str(f"{block.method} {block.settings or ''}")
                 ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar)
 
