@@ -1,4 +1,4 @@
-"""Queries recorded under a real CUDA graph: every replay's are new, whatever other graphs share its memory. Not run yet."""
+"""Queries recorded under a real CUDA graph: every replay's are new, whatever other graphs share its memory."""
 
 from types import SimpleNamespace
 
