@@ -121,6 +121,6 @@ def _layer(query: torch.Tensor, key: torch.Tensor, rows: int, how: dict[str, Any
         keys=key.transpose(0, 1),
         scaling=how["scaling"],
         logit_cap=how.get("softcap") or 0.0,
-        sinks=how.get("s_aux"),
+        sinks=None if (sinks := how.get("s_aux")) is None else sinks.detach(),
         window=how.get("sliding_window"),
     )

@@ -1,0 +1,118 @@
+"""Calibration: the reader sees what a model sees, a planted head is found, the command writes a file that the server reads."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from specprefill_sgl.calibration import kinds, ranking
+from specprefill_sgl.calibration.reader import LayerReading, read
+from specprefill_sgl.cli import calibrate
+from specprefill_sgl.draft import heads
+from specprefill_sgl.selection.rule import preset
+from tests.support import reference
+from tests.support.tiny_models import prompt_ids
+
+RULE = msgspec.structs.replace(preset("best", ()), window=16, pool_kernel=5, keep_last=8)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss"])  # plain, caps, sinks and windows
+def test_votes_of_a_reading_are_the_references(name, pair_of, model_of, hugging_face):
+    model = hugging_face(model_of(name) if name == "gpt_oss" else pair_of(name)[1])
+    ids = prompt_ids(100, seed=5)
+    layers = read(model, ids, RULE.window).layers
+    whole = [number for number, layer in enumerate(layers) if layer.window is None or layer.window >= len(ids)]
+    evidence = np.zeros(len(ids), dtype=bool)
+    evidence[20:33] = True
+    for number in whole:
+        got = ranking._votes(layers[number], evidence, RULE)
+        for head, votes in enumerate(got):
+            asked = {"lookahead": 1, "window": 16, "pool_kernel": 5, "ignore_first": 4, "ignore_last": 8}
+            wanted = reference.draft_votes(model, ids, **asked, heads=[(number, head)])["window"].amax(dim=0)[20:33].mean()
+            assert votes == pytest.approx(float(wanted), rel=1e-3)
+
+
+def test_what_follows_a_cache_is_as_one_forward(pair_of, hugging_face):
+    model, ids = hugging_face(pair_of("llama")[1]), prompt_ids(80, seed=5)
+    whole = read(model, ids, 10)
+    rest = read(model, ids[70:], 10, read(model, ids[:70], 5).cache)
+    torch.testing.assert_close(rest.logits, whole.logits, atol=1e-4, rtol=1e-4)
+    for one, other in zip(rest.layers, whole.layers, strict=True):
+        torch.testing.assert_close(one.queries, other.queries, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.keys, other.keys, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_looks_at_the_evidence_is_found():
+    """One query of one head points at the evidence's keys."""
+    torch.manual_seed(0)
+    layers = [LayerReading(torch.randn(16, 4, 32), torch.randn(200, 2, 32), 32**-0.5, 0.0, None, None) for _ in range(3)]
+    evidence = np.zeros(200, dtype=bool)
+    evidence[90:100] = True
+    layers[1].keys[90:100, 1] = layers[1].queries[-3, 2] * 1.5
+    mean = np.stack([ranking._votes(layer, evidence, RULE) for layer in layers])
+    assert ranking.best_heads(mean, 8)[0] == (1, 2)
+
+
+def test_heads_are_at_most_so_many_and_half_as_good_as_the_best():
+    mean = np.array([[0.1, 0.9, np.nan], [0.5, 0.2, 0.46]])
+    assert ranking.best_heads(mean, 8) == ((0, 1), (1, 0), (1, 2))
+    assert ranking.best_heads(mean, 2) == ((0, 1), (1, 0))
+    assert ranking.best_heads(mean, 8, layers=1) == ((0, 1),)
+
+
+def test_kinds_count_alike():
+    found = [ranking.Found(kind, 9, np.array([[votes]])) for kind, votes in (("a", 1.0), ("a", 3.0), ("b", 8.0))]
+    assert ranking.scores(found).tolist() == [[5.0]]
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_prompts_hold_their_evidence_once_and_ask_for_it(kind):
+    found = kinds.prompts(kind, 6, 300, kinds.plain)
+    assert found == kinds.prompts(kind, 6, 300, kinds.plain)
+    assert len({known.prompt for known in found}) == 6
+    for known in found:
+        body, _, question = known.prompt.rpartition("\n\n")
+        assert len(known.evidence) == {"three keys": 3, "two hops": 2}.get(kind, 1)
+        assert all(body.count(part) == 1 for part in known.evidence)
+        asked_for = {"facts": 0, "two hops": 3}.get(kind, 5)  # a word of the last statement
+        assert kind == "quotation" or known.evidence[-1].split()[asked_for] in question
+
+
+def test_a_text_is_the_haystack():
+    filler = kinds.from_text("Too short. " + "This sentence here is long enough to be taken as one! " * 3)
+    (known,) = kinds.prompts("one key", 1, 60, filler)
+    assert known.prompt.count("This sentence here is long enough to be taken as one.") > 3
+
+
+def test_the_command_writes_what_a_server_with_this_draft_reads(pair_of, tmp_path, capsys):
+    draft, out = pair_of("llama")[1], tmp_path / "heads.json"
+    calibrate.main([str(draft), "--out", str(out), "--prompts-per-kind", "1", "--tokens", "150", "--dtype", "float32"])
+    chosen = heads.load(str(out), str(draft))
+    assert 1 <= len(chosen) <= 8
+    assert len(set(chosen)) == len(chosen)
+    provenance = json.loads(out.read_text())["provenance"]
+    assert provenance["prompts"] == 5
+    assert set(provenance["held_out"]) == set(kinds.KINDS)
+    assert f"{chosen[0][0]:5d} {chosen[0][1]:5d}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ('{"prompt": "a b c", "evidence": ["z"]}', "0 times"),
+        ('{"prompt": "a b c"}', "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_prompts_that_cannot_be_used(rows, said, pair_of, tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text(rows)
+    with pytest.raises(SystemExit, match=said):
+        calibrate.main([str(pair_of("llama")[1]), "--out", str(tmp_path / "h"), "--prompts", str(file), "--dtype", "float32"])
+
+
+def test_a_draft_that_is_no_folder(tmp_path):
+    with pytest.raises(SystemExit, match="no Hugging Face folder"):
+        calibrate.main([str(tmp_path / "model.gguf"), "--out", str(tmp_path / "h")])
