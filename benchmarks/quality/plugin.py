@@ -20,7 +20,7 @@ from specprefill_sgl.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
-_OF_RULE = ("lookahead", "pool_kernel", "chunk_size")
+_OF_RULE = ("lookahead", "window", "window_votes", "pool_kernel", "chunk_size", "keep_last")
 
 
 def settings() -> dict[str, Any]:

@@ -35,11 +35,11 @@ def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
     best = preset("best", heads[None])
     uncalibrated = preset("best", None)
     changed = {
+        "no lookahead": {"lookahead": 1},
         "lookahead 4": {"lookahead": 4},
-        "lookahead 8": {"lookahead": 8},
         "lookahead 16": {"lookahead": 16},
-        "lookahead 8, in turns": {"lookahead": 8, "window_votes": "turns"},
-        "lookahead 8, no window": {"lookahead": 8, "window": 0},
+        "in turns": {"window_votes": "turns"},
+        "no window": {"window": 0},
         "window 32": {"window": 32},
         "window 64": {"window": 64},
         "mean over votes": {"over_votes": "mean"},

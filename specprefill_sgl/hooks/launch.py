@@ -18,7 +18,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("backlog", int, "Waiting requests from which on the keep ratio falls."),
     ("min_tokens", int, "Shorter prompts are prefilled dense."),
     ("selection", str, "The rule that chooses tokens: best or paper; the next nine flags change it."),
-    ("lookahead", int, "Draft queries that vote, the last prompt token's included. Default 8; 1 with heads."),
+    ("lookahead", int, "Draft queries that vote, the last prompt token's included. Default 8. With a window, 1 is none."),
     ("window", int, "Last prompt tokens that vote besides. Default 0; 48 with heads."),
     ("window_votes", str, "Whether lookahead and window vote pooled or choose chunks in turns. Default pooled."),
     ("over_votes", str, "Importance over the votes: mean or max. Default max; paper: mean."),

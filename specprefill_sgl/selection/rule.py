@@ -75,13 +75,14 @@ MOST_LOOKAHEAD = 8  # of the presets, which a request may ask for: pools have ro
 def preset(name: Preset, heads: Heads | None) -> Rule:
     """The named rule for a draft with these calibrated heads, None without any.
 
-    Where heads are known that find what a question asks for, the question votes and nothing is decoded.
+    Where heads are known that find what a question asks for, the question votes with them. The lookahead votes too: of a value
+    that is found through another one, the question names only the first step.
     """
     if name == "paper":
         return PAPER
     if heads is None:
         return _BEST
-    return msgspec.structs.replace(_BEST, heads=heads, window=48, lookahead=1)
+    return msgspec.structs.replace(_BEST, heads=heads, window=48)
 
 
 # what flags, environment, file and, but for the lookahead, requests may change of a preset

@@ -1,6 +1,7 @@
 """The default selection, with all its settings, keeps the positions that an independent Hugging Face reference keeps."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,19 +22,19 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["all heads", "chosen heads", "chosen heads and lookahead"])
+@pytest.fixture(scope="module", params=["all heads", "chosen heads", "chosen heads, no lookahead"])
 def case(request, pair_of, tmp_path_factory):
     """A server, and what its rule is."""
     target, draft = pair_of("llama")
     folder, chosen = tmp_path_factory.mktemp("best"), None
-    options: dict = {"selection": "best"}
+    options: dict = {"selection": "best", "keep_min": 0.1, "backlog": 2}
     rule = dict(BEST)
     if request.param != "all heads":
         heads.save(folder / "heads.json", draft, HEADS, {})
         options["heads"], chosen = folder / "heads.json", HEADS
-        rule |= {"lookahead": 1, "window": 48}
-    if request.param == "chosen heads and lookahead":
-        options["lookahead"] = rule["lookahead"] = 5
+        rule["window"] = 48
+    if request.param == "chosen heads, no lookahead":
+        options["lookahead"] = rule["lookahead"] = 1
     with serve(folder, target, *sparse_options(draft, **options)) as server:
         yield server, rule, chosen
 
@@ -62,6 +63,22 @@ def test_same_positions_and_tokens(case, pair_of, hugging_face, votes_of, change
     tokens, _ = reference.greedy(hugging_face(pair_of("llama")[0]), ids, kept, length, 8)
     assert reply["meta_info"]["spec_prefill"]["positions"] == kept
     assert reply["output_ids"] == tokens
+
+
+def test_while_others_wait_less_is_kept(case):
+    """Six prompts at once, each longer than a draft forward: those that wait with more than one other keep less."""
+    server, _, _ = case
+    server.flush()
+    custom = {"spec_prefill_keep_ratio": 0.3}
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(lambda seed: server.generate(prompt_ids(1023, seed=seed), custom=custom), range(6)))
+    found = [reply["meta_info"]["spec_prefill"] for reply in replies]
+    fallen = [info for info in found if info["keep_ratio_reason"] == "backlog"]
+    assert fallen
+    assert {info["keep_ratio_used"] for info in fallen} <= {max(0.1, 0.3 * 2 / waiting) for waiting in (3, 4, 5, 6)}
+    assert all(info["keep_ratio_used"] == 0.3 for info in found if info["keep_ratio_reason"] == "request")
+    for info in found:
+        assert info["kept_tokens"] == pytest.approx(info["keep_ratio_used"] * 1023, abs=8)
 
 
 def _kept(votes_of, rule, changed, n, keep_ratio):

@@ -29,7 +29,7 @@ def test_defaults_are_the_documented_ones():
 
 def test_calibrated_heads_make_the_question_vote():
     config = msgspec.structs.replace(resolve(ON, {}), calibrated=((3, 4), (5, 6)))
-    assert (config.rule.heads, config.rule.window, config.rule.lookahead) == (((3, 4), (5, 6)), 48, 1)
+    assert (config.rule.heads, config.rule.window, config.rule.lookahead) == (((3, 4), (5, 6)), 48, 8)
     assert config.rule_for("paper") == Rule()
 
 
