@@ -18,6 +18,7 @@ START_DEADLINE_S = 900 if torch.cuda.is_available() else 300  # a fresh GPU mach
 CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
 ROOT = Path(__file__).resolve().parents[1]
 TARGET, DRAFT = (ROOT / "benchmarks" / "pair" / role for role in ("target", "draft"))  # trained, shipped
+HEADS = DRAFT.with_name("heads.json")  # the draft's, calibrated
 VOCABULARY = 12_000  # ids that every model of the benchmarks has
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
 

@@ -52,7 +52,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    sparse = launch.sparse_flags(arguments.draft, keep_ratio=arguments.keep_ratio)
+    heads = {"heads": launch.HEADS} if arguments.draft == launch.DRAFT else {}
+    sparse = launch.sparse_flags(arguments.draft, keep_ratio=arguments.keep_ratio, **heads)
     limits = {"chunked_prefill_size": "2048", "max_total_tokens": "20000", "max_running_requests": "8"}
     return launch.command(arguments.target, *sparse, dtype="float32", **limits)
 

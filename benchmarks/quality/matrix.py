@@ -71,7 +71,7 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
         mine = [block for block in blocks if (block.method == SELF_DRAFT) == itself]
         if any(_row(block, cell) not in results for block in mine for cell in block.cells):
             where = folder / ("self" if itself else "pair")
-            heads = () if itself or draft != launch.DRAFT else ("--spec-prefill-heads", str(draft.with_name("heads.json")))
+            heads = () if itself or draft != launch.DRAFT else ("--spec-prefill-heads", str(launch.HEADS))
             with serve(target, target if itself else draft, where, "--disable-radix-cache", *heads) as server:
                 send(mine, server, results, count_tokens)
 
