@@ -1,4 +1,4 @@
-"""Tables and plots: of the committed results between the markers of RESULTS.md and the README, of others beside their rows."""
+"""Tables and plots: of the committed results between the markers of RESULTS.md, of others beside their rows."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from benchmarks.quality.matrix import KEEP_RATIOS
 from benchmarks.quality.results import read
 
 HOME = Path(__file__).parent / "results"
-PAGES = (Path(__file__).parent / "RESULTS.md", Path(__file__).parents[2] / "README.md")
+PAGE = Path(__file__).parent / "RESULTS.md"
 _SHOWN = [ratio for ratio in KEEP_RATIOS if ratio < 1]
 
 
 def write(results: Path) -> None:
-    """Redraw everything the folder has results for; of the pages, text outside the markers stays."""
+    """Redraw everything the folder has results for; of the page, text outside the markers stays."""
     tables = {}
     for suite, build in _TABLES.items():
         path = results / f"{suite}.jsonl"
@@ -24,11 +24,10 @@ def write(results: Path) -> None:
     if results.resolve() != HOME:
         (results / "TABLES.md").write_text("\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items()) + "\n")
         return
-    for page in PAGES:
-        text = page.read_text()
-        for name, table in tables.items():
-            text = _filled(text, name, table)
-        page.write_text(text)
+    text = PAGE.read_text()
+    for name, table in tables.items():
+        text = _filled(text, name, table)
+    PAGE.write_text(text)
 
 
 def _filled(text: str, name: str, table: str) -> str:

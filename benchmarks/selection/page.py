@@ -37,6 +37,22 @@ The first layers of the model as draft, with the whole model's lookahead, scored
 
 {shallow}
 
+## How best was chosen
+
+Nats above dense and evidence kept whole, mean over tasks, the least loss first. *Tail 48 in half*: 48 tokens at the end are
+kept whatever their score, in at most half of the budget. `best` is the window with lookahead 8, and its tail may take an
+eighth. The answers are teacher-forced and name what was asked, so this says too little of what a dropped question costs: that
+is why there is a tail at all. The shipped pair, which writes its answers itself, needs the lookahead
+(`benchmarks/quality/RESULTS.md`).
+
+Prompts of the calibration split (70 of 1k, 48 of 2k), by which it was chosen:
+
+{chosen_by}
+
+Held-out prompts (112 of 1k), for all variants:
+
+{variants}
+
 ## A keep ratio that knows when to stop
 
 {adaptive}
@@ -62,6 +78,8 @@ def write(folder: Path) -> None:
         by_task=report.by_task(rows, tasks.TASKS),
         ablations=report.ablations(rows, parts, lambda _: BEST),
         shallow=report.ablations(rows, layers, other),
+        chosen_by=report.losses(read(folder / "choice-calibration.jsonl")),
+        variants=report.losses([row for row in read(folder / "choice-held_out.jsonl") if row["length"] == 1024]),
         adaptive=adaptive.study(tried, rows),
     )
     (folder.parent / "RESULTS.md").write_text(page, encoding="utf-8")

@@ -9,6 +9,7 @@ from benchmarks.selection.measure import BEST, PAPER, SAME
 
 _RESAMPLES = 2000
 UNCALIBRATED = "best, no heads"
+_SHOWN = ("loss", "evidence")
 
 
 def prompt_of(row: dict) -> tuple:
@@ -87,6 +88,22 @@ def ablations(rows: Sequence[dict], methods: Sequence[str], minus: Callable[[str
         values = " | ".join(cell(mine, method, minus(method)) for _, _, mine in cells)
         lines.append(f"| {method} | {minus(method)} | {values} |")
     return "\n".join(lines)
+
+
+def losses(rows: Sequence[dict]) -> str:
+    """Mean loss and evidence of every method, per length and keep ratio, the least loss first."""
+    keys = sorted({(row["length"], row["keep_ratio"]) for row in rows if row["method"] != "dense"})
+    lines = [
+        "| rule | " + " | ".join(f"{length} at {ratio:g}" for length, ratio in keys) + " |",
+        "|---" * (1 + len(keys)) + "|",
+    ]
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "dense"):
+        mine = [[row for row in rows if (row["length"], row["keep_ratio"], row["method"]) == (*key, method)] for key in keys]
+        means = [[np.mean(list(map(np.mean, _by_task(some, method, None, of).values()))) for some in mine] for of in _SHOWN]
+        cells = [f"{loss:.2f}, {100 * evidence:.0f} %" for loss, evidence in zip(*means, strict=True)]
+        found.append((float(np.mean(means[0])), f"| {method} | " + " | ".join(cells) + " |"))
+    return "\n".join([*lines, *(line for _, line in sorted(found))])
 
 
 def _cells(rows: Sequence[dict]) -> list[tuple[int, float, list[dict]]]:
