@@ -65,6 +65,18 @@ def test_same_positions_and_tokens(case, pair_of, hugging_face, votes_of, change
     assert reply["output_ids"] == tokens
 
 
+def test_tokens_that_vote_are_read_again_where_the_drafts_cache_has_their_keys(case):
+    server, rule, _ = case
+    server.flush()
+    ids = prompt_ids(1023, seed=77)
+    custom = {"spec_prefill_keep_ratio": 0.05, "spec_prefill_return_votes": True}
+    fresh, again = (server.generate(ids, custom=custom)["meta_info"]["spec_prefill"] for _ in range(2))
+    assert (fresh["draft_cached_tokens"], again["draft_cached_tokens"]) == (0, 1023 - max(rule["window"], 1))
+    assert again["votes"]["positions"] == fresh["votes"]["positions"]
+    for one, other in zip(again["votes"]["chunks"], fresh["votes"]["chunks"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
 def test_while_others_wait_less_is_kept(case):
     """Six prompts at once, each longer than a draft forward: those that wait with more than one other keep less."""
     server, _, _ = case
