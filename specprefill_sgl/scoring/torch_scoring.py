@@ -39,7 +39,7 @@ def layer_votes(
     counted : (begin, end), optional
         Attention on other tokens is dropped after the softmax, before pooling.
     heads : sequence of int, optional
-        Query heads whose sum is wanted; without it, the maximum over all.
+        Different query heads whose sum is wanted; without it, the maximum over all.
 
     Returns
     -------
@@ -70,15 +70,19 @@ def layer_votes(
         attention = logits.softmax(dim=-1)[..., :n]
         if dropped is not None:
             attention = attention.masked_fill(dropped, 0.0)
-        if heads is not None:  # pooling is linear
-            attention = attention.sum(dim=1, keepdim=True)
-        pooled = avg_pool1d(attention, pool_kernel, stride=1, padding=pool_kernel // 2).amax(dim=1)
-        combined = pooled if combined is None else _combine(combined, pooled, heads)
-    return queries.new_zeros(len(queries), n, dtype=torch.float32) if combined is None else combined
+        if heads is None:
+            pooled = _pooled(attention, pool_kernel).amax(dim=1)
+            combined = pooled if combined is None else torch.maximum(combined, pooled)
+        else:  # pooling is linear: once, of the sum
+            summed = attention.sum(dim=1)
+            combined = summed if combined is None else combined + summed
+    if combined is None:
+        return queries.new_zeros(len(queries), n, dtype=torch.float32)
+    return combined if heads is None else _pooled(combined, pool_kernel)
 
 
-def _combine(one: torch.Tensor, other: torch.Tensor, heads: object) -> torch.Tensor:
-    return torch.maximum(one, other) if heads is None else one + other
+def _pooled(attention: torch.Tensor, pool_kernel: int) -> torch.Tensor:
+    return avg_pool1d(attention, pool_kernel, stride=1, padding=pool_kernel // 2)
 
 
 def max_votes(layers: Iterable[torch.Tensor]) -> torch.Tensor:
