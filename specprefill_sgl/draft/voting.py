@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from specprefill_sgl.scoring.packed import PackedPrompts, pack
+from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
 
@@ -91,16 +91,18 @@ def kernel_votes(
     """Two kernels a layer for all prompts together; keys are read where they lie."""
     lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
     packed = pack([prompt.slots for prompt in prompts], [prompt.visible for prompt in prompts], counted)
-    layers = [draft.voting_layers(length) for length in lengths]
+    voting = [draft.voting_layers(length) for length in lengths]
+    layers = {number: layer for own in voting for number, layer in own.items() if heads is None or number in heads}
+    votes = [[number in own for own in voting] for number in layers]
+    votes_of_layers = torch.tensor(votes, dtype=torch.bool, device=packed.slots.device)  # one copy: a copy waits for the device
     out = torch.zeros(max(n_votes), sum(lengths), dtype=torch.float32, device=packed.slots.device)
-    for number, layer in {number: layer for voting in layers for number, layer in voting.items()}.items():
-        if heads is not None and number not in heads:
-            continue
+    for row, (number, layer) in enumerate(layers.items()):
+        visible = packed.visible if all(votes[row]) else packed.visible * votes_of_layers[row, :, None]
         accumulate_votes(
             out,
             pad_sequence([prompt.queries[number] for prompt in prompts], batch_first=True),
             draft.keys(layer),
-            _voting(packed._replace(slots=draft.slots(layer, packed.slots)), [number in voting for voting in layers]),
+            packed._replace(slots=draft.slots(layer, packed.slots), visible=visible),
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
             pool_kernel=pool_kernel,
@@ -108,16 +110,8 @@ def kernel_votes(
             heads=None if heads is None else heads[number],
         )
     # contiguous, for the ranks to reduce
-    return [votes[:n].contiguous() for votes, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
+    return [own[:n].contiguous() for own, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
 
 
 def _head_dim(prompts: Sequence["DraftedPrompt"]) -> int:
     return max(queries.shape[-1] for queries in prompts[0].queries.values())
-
-
-def _voting(packed: PackedPrompts, votes: list[bool]) -> PackedPrompts:
-    """The same prompts, without those on which a layer does not vote."""
-    if all(votes):
-        return packed
-    wanted = torch.tensor(votes, device=packed.visible.device)
-    return packed._replace(visible=packed.visible * wanted[:, None])

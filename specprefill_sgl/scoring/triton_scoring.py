@@ -6,6 +6,7 @@ with a halo, and turns them into pooled attention. A block has one writer, so re
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
@@ -17,7 +18,6 @@ from specprefill_sgl.scoring.triton_tiles import attention_logits, heads_of_tile
 MAX_SPLITS = 64  # parts of a prompt in the first pass, so that one long prompt fills a GPU
 MAX_POOL = 63  # a block must be wider than its halo on both sides
 MAX_HEAD_DIM = 256
-MAX_VOTES = 64  # of more, each tile is a program of its own
 MAX_ROWS = 32  # queries (heads by votes) in one product, unless more vote: more spill registers
 
 
@@ -136,7 +136,7 @@ def accumulate_votes(
 ) -> None:
     """Bring one layer's pooled attention onto the prompts into `out`: the maximum over its heads, or the sum over chosen ones.
 
-    Nothing waits for the device.
+    Nothing waits for the device, but for the first call with these heads: they are copied there.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def accumulate_votes(
     sinks : [heads], optional
         One more logit per head in the normaliser; its own weight is dropped.
     heads : sequence of int, optional
-        Query heads whose sum is wanted; without it, the maximum over all.
+        Different query heads whose sum is wanted; without it, the maximum over all.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def accumulate_votes(
     tile = tile_sizes(votes, 1 if choosy else group, head_dim, pool_kernel, native=native)
     block, vote_tiles = tile["block"], triton.cdiv(votes, tile["tile_votes"])
     head_tiles, tiles = (len(heads), 1) if heads is not None else (kv_heads, triton.cdiv(group, tile["tile_heads"]))
-    chosen = packed.counted if heads is None else torch.tensor(list(heads), dtype=torch.int32, device=out.device)
+    chosen = packed.counted if heads is None else _on_device(tuple(heads), out.device)
     split_tokens = triton.cdiv(triton.cdiv(packed.max_tokens, block), MAX_SPLITS) * block
     splits = triton.cdiv(packed.max_tokens, split_tokens)
     partials = torch.empty(prompts, splits, n_heads, votes, dtype=torch.float32, device=out.device)
@@ -196,6 +196,11 @@ def accumulate_votes(
     )  # fmt: skip
 
 
+@lru_cache
+def _on_device(heads: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(heads, dtype=torch.int32, device=device)
+
+
 def kernels_can(pool_kernel: int, head_dim: int) -> bool:
     """Whether the kernels were made for this pooling and head."""
     return pool_kernel % 2 == 1 and pool_kernel <= MAX_POOL and head_dim <= MAX_HEAD_DIM
@@ -203,8 +208,10 @@ def kernels_can(pool_kernel: int, head_dim: int) -> bool:
 
 def tile_sizes(votes: int, group: int, head_dim: int, pool_kernel: int, *, native: bool) -> dict[str, int]:
     """What one program works on: the compile-time sizes both kernels share. `group` is heads per key head, or 1 if chosen."""
-    tile_votes = min(triton.next_power_of_2(votes), MAX_VOTES)
-    tile_heads = max(16 // tile_votes, min(triton.next_power_of_2(group), MAX_ROWS // tile_votes), 1)
+    # larger heads, and products in float32, run out of registers and at last of shared memory
+    most_votes = 16 if not native else 64 if head_dim <= 64 else 32
+    tile_votes = min(triton.next_power_of_2(votes), most_votes)  # of more votes, each tile is a program of its own
+    tile_heads = max(16 // tile_votes, min(triton.next_power_of_2(group), min(MAX_ROWS, most_votes) // tile_votes), 1)
     return {
         "native": native,
         "tile_heads": tile_heads,  # by tile_votes: at least the 16 rows a product needs

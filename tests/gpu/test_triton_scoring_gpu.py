@@ -84,6 +84,32 @@ def test_a_mixed_group_over_layers():
             torch.testing.assert_close(own[:valid], torch_scoring.max_votes(layers), rtol=1e-3, atol=1e-7)
 
 
+def test_chosen_heads_replay_in_a_graph():
+    """Capture refuses whatever waits for the device, so this is also that nothing does."""
+    packed, queries, keys = group_of([9_000], [8], votes=8, heads=32, kv_heads=8, dim=64, dtype=torch.bfloat16)
+    settings = {"scaling": 0.125, "logit_cap": 0.0, "pool_kernel": 13, "heads": [30, 3, 2]}
+    want, got = (torch.zeros(8, 9_000, device="cuda") for _ in range(2))
+    accumulate_votes(want, queries, keys, packed, **settings)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        accumulate_votes(got, queries, keys, packed, **settings)
+    graph.replay()
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_the_largest_tiles_launch():
+    """Heads of 256 in a window under the widest pooling, which shared memory must still hold."""
+    for dtype in (torch.bfloat16, torch.float32):
+        shape = {"votes": 64, "heads": 8, "kv_heads": 1, "dim": 256, "dtype": dtype}
+        packed, queries, keys = group_of([3_000], [64], **shape)
+        for heads in (None, [5, 1]):
+            settings = {"scaling": 256**-0.5, "logit_cap": 0.0, "pool_kernel": 63, "heads": heads}
+            got = torch.zeros(64, 3_000, device="cuda")
+            accumulate_votes(got, queries, keys, packed, **settings)
+            want = torch_scoring.layer_votes(queries[0], keys[packed.slots], **settings)
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-7)
+
+
 def test_the_same_twice():
     packed, queries, keys = group_of([LONG], [8], votes=8, heads=32, kv_heads=8, dim=64, dtype=torch.bfloat16)
     runs = [torch.zeros(8, LONG, device="cuda") for _ in range(2)]

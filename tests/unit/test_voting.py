@@ -89,9 +89,12 @@ def test_chosen_heads_are_the_sum_over_layers_of_each_alone():
         torch.testing.assert_close(one, sum(others))
 
 
-def test_layers_without_a_chosen_head_leave_zeros():
+@pytest.mark.parametrize("votes", [kernel_votes, torch_votes])
+def test_layers_without_a_chosen_head_leave_zeros(votes):
     prompts = _prompts(torch.float32)
-    assert not any(one.any() for one in torch_votes(_Draft(torch.float32), prompts, 13, ALL, {}))
+    got = votes(_Draft(torch.float32), prompts, 13, ALL, {})
+    assert [tuple(one.shape) for one in got] == list(zip(VOTES, LENGTHS, strict=True))
+    assert not any(one.any() for one in got)
 
 
 def test_nothing_to_vote_on():
