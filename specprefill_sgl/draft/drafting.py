@@ -1,6 +1,6 @@
 """A group of prompts on its way through the draft: steps, then votes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from specprefill_sgl.draft.model import DraftModel
 from specprefill_sgl.draft.voting import votes_of
@@ -45,7 +45,7 @@ class Drafting:
         """After the last step, of each prompt: over this rank's heads, as the rule says; `joined` makes them all ranks'."""
         drafted = self._group.drafted()
         wanted = [(prompt, one) for prompt, one in zip(self._prompts, drafted, strict=True) if one is not None]
-        heads = None if self._rule.heads is None else self._own(self._rule.heads)
+        heads = None if self._rule.heads is None else own_heads(self._rule.heads, self._ranks.rank, self._draft.heads_of)
         found = votes_of(
             self._draft,
             [one for _, one in wanted],
@@ -66,11 +66,12 @@ class Drafting:
         """Give back what the group holds."""
         self._group.release()
 
-    def _own(self, heads: Heads) -> dict[int, list[int]]:
-        """Number of a layer -> those of its heads that are this rank's, counted from its first."""
-        own: dict[int, list[int]] = {}
-        for layer, head in heads:
-            at = head - self._ranks.rank * self._draft.heads_of(layer)
-            if 0 <= at < self._draft.heads_of(layer):
-                own.setdefault(layer, []).append(at)
-        return own
+
+def own_heads(heads: Heads, rank: int, heads_of: Callable[[int], int]) -> dict[int, list[int]]:
+    """Number of a layer -> those of its heads that a rank has, counted from its first; each has `heads_of(layer)` of them."""
+    own: dict[int, list[int]] = {}
+    for layer, head in heads:
+        at = head - rank * heads_of(layer)
+        if 0 <= at < heads_of(layer):
+            own.setdefault(layer, []).append(at)
+    return own

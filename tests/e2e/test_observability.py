@@ -196,6 +196,7 @@ def test_check_accepts_what_can_be_served(pair):
     [
         ([], "--spec-prefill needs --spec-prefill-draft-model-path"),
         (["--spec-prefill-draft-model-path", "/nowhere"], "--spec-prefill-draft-model-path"),
+        (["--spec-prefill-draft-model-path", "DRAFT", "--spec-prefill-heads", "/nowhere"], "--spec-prefill-heads /nowhere"),
         (["--spec-prefill-draft-model-path", "DRAFT", "--pp-size", "2"], "cannot be combined with --pp-size"),
         (["--spec-prefill-draft-model-path", "DRAFT", "--tp-size", "4"], "6 attention heads (2 key heads) cannot be divided"),
     ],

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from specprefill_sgl.draft.drafting import own_heads
 from specprefill_sgl.draft.group import DraftedPrompt
 from specprefill_sgl.draft.voting import kernel_votes, torch_votes, votes_of
 from tests.support.device import DEVICE
@@ -87,6 +88,12 @@ def test_chosen_heads_are_the_sum_over_layers_of_each_alone():
     parts = [torch_votes(draft, prompts, 13, ALL, {layer: [head]}) for layer, heads in SOME.items() for head in heads]
     for one, *others in zip(whole, *parts, strict=True):
         torch.testing.assert_close(one, sum(others))
+
+
+def test_each_rank_has_its_own_heads():
+    heads, heads_of = ((2, 0), (0, 5), (2, 3), (1, 7)), {0: 3, 1: 4, 2: 3}.get
+    assert own_heads(heads, 0, heads_of) == {2: [0]}
+    assert own_heads(heads, 1, heads_of) == {0: [2], 2: [0], 1: [3]}
 
 
 @pytest.mark.parametrize("votes", [kernel_votes, torch_votes])
