@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     held_out = _held_out(found, arguments.heads, arguments.layers)
     print(_table(chosen, mean, held_out))
     provenance = {
-        "command": " ".join(["python -m specprefill_sgl calibrate", *argv]),
+        "command": " ".join(["python -m specprefill_sgl calibrate", *(word.rpartition("/")[2] for word in argv)]),
         "date": datetime.date.today().isoformat(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "prompts": len(found),
