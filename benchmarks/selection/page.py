@@ -7,6 +7,7 @@ from benchmarks.selection import adaptive, report, tasks
 from benchmarks.selection.measure import BEST, PAPER, SAME
 from benchmarks.selection.rules import SHALLOW
 
+_PARTS = ("headline", "by_task", "ablations", "shallow", "adaptive")
 _TEXT = """# Selection rules on a real chat model
 
 `python -m benchmarks.selection` with SmolLM2-135M-Instruct (bf16) as target and draft. Held-out prompts: other random numbers,
@@ -62,24 +63,27 @@ Held-out prompts (112 of 1k), for all variants:
 def write(folder: Path) -> None:
     """`RESULTS.md` beside the folder of rows."""
     rows = [row for path in sorted(folder.glob("held_out*.jsonl")) for row in read(path)]
-    tried = [row for path in sorted(folder.glob("calibration*.jsonl")) for row in read(path)]
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    layers = [f"{rule}, {count} layers" for count in SHALLOW for rule in (PAPER, BEST)]
-    parts = [name for name in names if name not in {"dense", PAPER, SAME, BEST, *layers}]
-
-    def other(name: str) -> str:
-        rule, _, rest = name.partition(", ")
-        return f"{PAPER}, {rest}" if rule == BEST else PAPER
-
+    held_out = [row for row in read(folder / "choice-held_out.jsonl") if row["length"] == 1024]
     page = _TEXT.format(
         same=SAME,
-        headline=report.headline(rows, tasks.NAMED),
         named=", ".join(sorted(tasks.NAMED)),
-        by_task=report.by_task(rows, tasks.TASKS),
-        ablations=report.ablations(rows, parts, lambda _: BEST),
-        shallow=report.ablations(rows, layers, other),
         chosen_by=report.losses(read(folder / "choice-calibration.jsonl")),
-        variants=report.losses([row for row in read(folder / "choice-held_out.jsonl") if row["length"] == 1024]),
-        adaptive=adaptive.study(tried, rows),
+        variants=report.losses(held_out),
+        **(_measured(folder, rows) if rows else dict.fromkeys(_PARTS, "Not measured yet with the rule as it ships.")),
     )
     (folder.parent / "RESULTS.md").write_text(page, encoding="utf-8")
+
+
+def _measured(folder: Path, rows: list[dict]) -> dict[str, str]:
+    tried = [row for path in sorted(folder.glob("calibration*.jsonl")) for row in read(path)]
+    layers = [f"{rule}, {count} layers" for count in SHALLOW for rule in (PAPER, BEST)]
+    others = {"dense", PAPER, SAME, BEST, *layers}
+    parts = [name for name in dict.fromkeys(row["method"] for row in rows) if name not in others]
+    tables = (
+        report.headline(rows, tasks.NAMED),
+        report.by_task(rows, tasks.TASKS),
+        report.ablations(rows, parts, lambda _: BEST),
+        report.ablations(rows, layers, lambda name: name.replace(BEST, PAPER) if name.startswith(BEST) else PAPER),
+        adaptive.study(tried, rows),
+    )
+    return dict(zip(_PARTS, tables, strict=True))
