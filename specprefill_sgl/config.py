@@ -44,8 +44,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep_first : int
         Tokens at the start whose chunks are always kept.
     keep_last : int or None
-        The same at the end; None: what the rule says, or the target's sliding window if it has a longer one, as far as half of
-        the budget holds it.
+        The same at the end; None: what the rule says, as far as an eighth of the budget holds it, or the target's sliding
+        window, as far as half does.
     protect_roles : tuple of str
         Roles of chat messages that are kept whole; on the command line separated by commas.
     draft_max_tokens : int or None

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import msgspec
 
 from specprefill_sgl.config import PREFIX, SpecPrefillConfig
-from specprefill_sgl.selection.rule import CHANGEABLE, PRESETS, Rule, expected
+from specprefill_sgl.selection.rule import CHANGEABLE, PRESETS, Preset, Rule, expected
 
 MAX_TOKENS = 2**31 - 1
 PROTECT, ROLES = "spec_prefill_protect", "spec_prefill_protect_roles"
@@ -26,7 +26,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool | None = None
     keep_ratio: float | None = None
     keep_min: float | None = None
-    selection: Any = None
+    selection: Preset | None = None
     changes: tuple[tuple[str, Any], ...] = ()
     min_tokens: int | None = None
     keep_last: int | None = None

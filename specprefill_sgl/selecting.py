@@ -8,7 +8,7 @@ import numpy as np
 from specprefill_sgl.prompts import Cast, Prompt, Votes
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after, choose
-from specprefill_sgl.selection.chunks import leading_run
+from specprefill_sgl.selection.chunks import Cut, leading_run
 from specprefill_sgl.selection.importance import chunk_means, chunk_scores
 
 
@@ -43,14 +43,13 @@ def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
         [free_chunks(one, prompt.keep_ratio, prompt.rule.budget_unit) for prompt, one in zip(prompts, cuts, strict=True)],
     )
     return [
-        Selected(_positions(prompt, *one), one.scores, _votes(prompt, cast))
-        for prompt, cast, one in zip(prompts, casts, best, strict=True)
+        Selected(_positions(prompt, cut, *one), one.scores, _votes(prompt, cast))
+        for prompt, cut, cast, one in zip(prompts, cuts, casts, best, strict=True)
     ]
 
 
-def _positions(prompt: Prompt, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _positions(prompt: Prompt, cut: Cut, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The best chunks; what an earlier turn kept comes before them, what is cached undropped is not paid for."""
-    cut = prompt.cut
     positions = cut.positions(chunks)
     free = prompt.cached if prompt.kept is None else leading_run(prompt.kept)
     if leading_run(positions) < free:

@@ -20,11 +20,11 @@ from specprefill_sgl.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
-_OF_RULE = ("lookahead", "window", "window_votes", "pool_kernel", "chunk_size", "keep_last")
+_OF_RULE = ("lookahead", "window", "window_votes", "pool_kernel", "chunk_size")
 
 
 def settings() -> dict[str, Any]:
-    """`method`, `selection`, and for ablations `lookahead`, `pool_kernel`, `chunk_size`, `over_heads`, `positions`, `turns`."""
+    """`method`, `selection`, and for ablations fields of the rule (`_OF_RULE`), `over_heads`, `positions` and `turns`."""
     return json.loads(Path(os.environ[SETTINGS]).read_text())
 
 
@@ -38,7 +38,8 @@ class Remembered:
             self.memo.clear()
         now = settings()
         key = json.dumps(now, sort_keys=True)
-        self._keys = [(prompt.ids.tobytes(), key) for prompt in prompts]
+        # a tail that is kept is not counted, and how long it is depends on the keep ratio
+        self._keys = [(prompt.ids.tobytes(), f"{key} {prompt.counted}") for prompt in prompts]
         self._missing = [at for at, one in enumerate(self._keys) if one not in self.memo]
         self._drafting = None
         if now["method"] in CONTROLS:

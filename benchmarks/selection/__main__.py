@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=Path, default=Path("selection-prompts.jsonl"), help="the prepared file")
     parser.add_argument("--model", type=Path, help="default: the real model, made on first use")
     parser.add_argument("--shard", default="0/1", help="this process' part of the prompts: 2/8 is the third of eight")
-    parser.add_argument("--presets", action="store_true", help="measure the presets alone, no ablations, no weaker drafts")
+    presets = ("paper", "best", "best, no heads")
+    parser.add_argument("--rules", nargs="+", metavar="RULE", help=f"measure these alone, e.g. {presets}; default: all")
     parser.add_argument("--out", type=Path, default=_HERE / "results")
     return parser
 
@@ -75,8 +76,8 @@ def _run(arguments: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(_model(arguments), dtype=torch.bfloat16).eval().to(device)
     measured = rules.rules({layers: _heads(layers) for layers in (None, *rules.SHALLOW)})
-    if arguments.presets:
-        measured = {name: one for name, one in measured.items() if not one.ablation}
+    if arguments.rules:
+        measured = {name: measured[name] for name in arguments.rules}
     shard, shards = map(int, arguments.shard.split("/"))
     lines = arguments.prompts.read_bytes().splitlines()[shard::shards]
     examples = [msgspec.json.decode(line, type=Example) for line in lines]

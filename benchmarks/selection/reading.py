@@ -7,9 +7,10 @@ import torch
 
 from benchmarks.selection.examples import Example
 from specprefill_sgl.calibration.reader import LayerReading, read
-from specprefill_sgl.draft.voting import torch_votes
+from specprefill_sgl.draft.drafted import DraftedPrompt
+from specprefill_sgl.draft.voting import own_heads, torch_votes
 from specprefill_sgl.prompts import Cast, Prompt
-from specprefill_sgl.selection.rule import MAX_WINDOW, Rule
+from specprefill_sgl.selection.rule import MAX_WINDOW
 
 LOOKAHEAD = 16  # the most that any rule asks for
 _IGNORED = 4  # attention sinks, no evidence for anybody
@@ -75,14 +76,9 @@ def judged(logits: torch.Tensor, answer: list[int]) -> tuple[torch.Tensor, torch
 
 
 def _attention(layer: LayerReading, n: int) -> torch.Tensor:
-    group = layer.queries.shape[1] // layer.keys.shape[1]
-    keys = layer.keys.float().repeat_interleave(group, dim=1)
-    logits = torch.einsum("rhd,khd->rhk", layer.queries.float(), keys) * layer.scaling
-    rows = len(layer.queries)
-    hidden = torch.ones(rows, keys.shape[0], dtype=torch.bool, device=keys.device).triu(keys.shape[0] - rows + 1)
-    mass = logits.masked_fill(hidden[:, None], float("-inf")).softmax(dim=-1).mean(dim=(0, 1))[:n]
-    mass[:_IGNORED] = 0
-    return mass
+    heads = layer.queries.shape[1]
+    mass = layer.votes(range(heads), counted=(_IGNORED, n)).mean(dim=0) / heads
+    return mass[:n]
 
 
 class _Layer(NamedTuple):
@@ -111,12 +107,6 @@ class _Draft:
         return slots
 
 
-class _Drafted(NamedTuple):
-    queries: dict[int, torch.Tensor]
-    slots: torch.Tensor
-    visible: list[int]
-
-
 def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
     """The votes that the product's code counts of a reading, by a prompt's rule; by its first layers, if asked for."""
     rule, n = prompt.rule, len(prompt.ids)
@@ -129,18 +119,12 @@ def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
             rows += [layer.queries[-1:], *(step[number][None] for step in reading.ahead[:ahead])]
         queries[number] = torch.cat(rows)
     positions = [*range(n - size, n), *(range(n - 1, n + ahead) if rule.lookahead_votes else ())]
-    drafted = _Drafted(queries, torch.arange(n, device=reading.window[0].keys.device), [min(p + 1, n) for p in positions])
-    heads = None if rule.heads is None else _by_layer(rule)
-    (votes,) = torch_votes(_Draft(reading, layers), [drafted], rule.pool_kernel, [prompt.counted], heads)  # type: ignore[list-item]
     ids = [*prompt.ids, *reading.decoded]
-    return Cast(votes / (len(rule.heads) if rule.heads else 1), size, [ids[p] for p in positions], positions)
-
-
-def _by_layer(rule: Rule) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for layer, head in rule.heads or ():
-        found.setdefault(layer, []).append(head)
-    return found
+    tokens = [ids[position] for position in positions]
+    drafted = DraftedPrompt(queries, torch.arange(n, device=reading.window[0].keys.device), size, tokens, positions)
+    heads = None if rule.heads is None else own_heads(rule.heads, 0, lambda number: reading.window[number].queries.shape[1])
+    (votes,) = torch_votes(_Draft(reading, layers), [drafted], rule.pool_kernel, [prompt.counted], heads)
+    return Cast(votes / (len(rule.heads) if rule.heads else 1), size, tokens, positions)
 
 
 def as_ids(tokens: list[int]) -> array:

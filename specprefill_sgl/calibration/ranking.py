@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool1d
 
 from specprefill_sgl.calibration.kinds import Known
 from specprefill_sgl.calibration.reader import LayerReading, read
@@ -61,21 +60,9 @@ def find(model: Any, tokenizer: Any, known: Known, rule: Rule) -> Found:
 
 def _votes(layer: LayerReading, evidence: np.ndarray, rule: Rule) -> np.ndarray:
     """Of each head of a layer, float64 [heads]."""
-    rows, heads, _ = layer.queries.shape
-    keys = layer.keys.float().repeat_interleave(heads // layer.keys.shape[1], dim=1)
-    n = len(keys)
-    logits = torch.einsum("rhd,khd->rhk", layer.queries.float(), keys) * layer.scaling
-    if layer.logit_cap:
-        logits = layer.logit_cap * torch.tanh(logits / layer.logit_cap)
-    future = torch.ones(rows, n, dtype=torch.bool, device=keys.device).triu(n - rows + 1)
-    logits = logits.masked_fill(future[:, None], float("-inf"))
-    if layer.sinks is not None:
-        logits = torch.cat([logits, layer.sinks.float()[None, :, None].expand(rows, -1, 1)], dim=-1)
-    attention = logits.softmax(dim=-1)[..., :n]
-    attention[..., : rule.ignore_first] = 0
-    attention[..., n - rule.keep_last :] = 0
-    best = avg_pool1d(attention, rule.pool_kernel, stride=1, padding=rule.pool_kernel // 2).amax(dim=0).double()
-    return best[:, torch.from_numpy(evidence).to(best.device)].mean(dim=-1).cpu().numpy()
+    counted = (rule.ignore_first, len(evidence) - rule.keep_last)
+    each = [layer.votes([head], rule.pool_kernel, counted).amax(dim=0) for head in range(layer.queries.shape[1])]
+    return torch.stack(each).double().cpu().numpy()[:, evidence].mean(axis=1)
 
 
 def scores(found: Sequence[Found]) -> np.ndarray:

@@ -8,8 +8,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from specprefill_sgl.scoring.torch_scoring import layer_votes
+
 _NAME = "specprefill_reader"
-_seen: list[tuple[Any, torch.Tensor, torch.Tensor, dict[str, Any]]] | None = None  # of the forward in progress, by layer
+_seen: list[tuple[torch.Tensor, torch.Tensor, dict[str, Any]]] | None = None  # of the forward in progress, by layer
 
 
 class LayerReading(NamedTuple):
@@ -34,14 +36,33 @@ class LayerReading(NamedTuple):
     sinks: torch.Tensor | None
     window: int | None
 
+    @property
+    def visible(self) -> torch.Tensor:
+        """Leading tokens that each query sees, int64 [rows]: the queries are of the last tokens."""
+        n, rows = len(self.keys), len(self.queries)
+        return torch.arange(n - rows + 1, n + 1, device=self.keys.device)
+
+    def votes(self, heads: Sequence[int], pool_kernel: int = 1, counted: tuple[int, int] | None = None) -> torch.Tensor:
+        """`layer_votes` of these heads, summed: float32 [rows, tokens]."""
+        return layer_votes(
+            self.queries,
+            self.keys,
+            scaling=self.scaling,
+            logit_cap=self.logit_cap,
+            pool_kernel=pool_kernel,
+            sinks=self.sinks,
+            visible=self.visible,
+            counted=counted,
+            heads=heads,
+        )
+
 
 def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **how):
     """Transformers' own attention, in the order query [1, heads, q, d], key and value [1, kv_heads, k, d]."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _seen is not None:
-        _seen.append((module, query[0], key[0], {**how, "scaling": scaling}))
-    plain = how.get("softcap") is None and how.get("s_aux") is None
-    if plain:
+        _seen.append((query[0], key[0], {**how, "scaling": scaling}))
+    if how.get("softcap") is None and how.get("s_aux") is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **how)
     return _eager(query, key, value, attention_mask, scaling, how.get("softcap"), how.get("s_aux"))
 
@@ -109,7 +130,7 @@ def read(model: Any, ids: Sequence[int], rows: int, cache: Any = None, positions
             use_cache=True,
             logits_to_keep=rows,
         )
-        layers = [_layer(query, key, rows, how) for _, query, key, how in _seen]
+        layers = [_layer(query, key, rows, how) for query, key, how in _seen]
     finally:
         _seen = None
     return Forward(out.logits[0].float(), layers, out.past_key_values)

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"calibrate: {error}.")
     mean = ranking.scores(found)
     chosen = ranking.best_heads(mean, arguments.heads, arguments.layers)
-    held_out = _held_out(found, arguments.heads, arguments.layers)
+    held_out = _held_out(found, chosen, arguments.heads, arguments.layers)
     print(_table(chosen, mean, held_out))
     provenance = {
         "command": " ".join(["python -m specprefill_sgl calibrate", *(word.rpartition("/")[2] for word in argv)]),
@@ -77,11 +77,10 @@ def _material(arguments: argparse.Namespace) -> list[kinds.Known]:
     return [known for kind in kinds.KINDS for known in kinds.prompts(kind, arguments.prompts_per_kind, words, filler)]
 
 
-def _held_out(found: list, count: int, layers: int | None) -> dict[str, list[float]]:
+def _held_out(found: list, chosen: Heads, count: int, layers: int | None) -> dict[str, list[float]]:
     """Kind -> mean votes for its evidence: of heads chosen by the other kinds, of those chosen by all, of every head."""
     from specprefill_sgl.calibration import ranking
 
-    chosen = ranking.best_heads(ranking.scores(found), count, layers)
     result = {}
     for kind in sorted({one.kind for one in found}):
         mine, others = ([one for one in found if (one.kind == kind) is same] for same in (True, False))

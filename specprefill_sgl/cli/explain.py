@@ -20,12 +20,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--votes", action="store_true", help="which token of the question or the lookahead asked for what")
     parser.add_argument("--html", type=Path, help="where to write the page")
     arguments = parser.parse_args(argv)
-    info, size, ids, decode = _ask(arguments)
+    info, ids, decode = _ask(arguments)
     summary = f"{info['kept_tokens']} of {info['prompt_tokens']} tokens kept, draft {info['draft_ms']} ms"
     if not info["applied"] or "scores" not in info:
         sys.exit(f"explain: {info['reason'] or 'nothing was scored: the whole prompt is kept'}")
     asked = heatmap.queries(info["votes"], len(ids), decode)
-    found = heatmap.chunks(ids, decode, size, info["scores"], info["positions"], asked)
+    found = heatmap.chunks(ids, decode, info["chunk_size"], info["scores"], info["positions"], asked)
     print(heatmap.terminal(found) + "\n\n" + summary)
     if arguments.votes:
         print("\n" + heatmap.wishes(found, asked))
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         arguments.html.write_text(heatmap.page(found, summary), encoding="utf-8")
 
 
-def _ask(arguments: argparse.Namespace) -> tuple[dict, int, list[int], Any]:
+def _ask(arguments: argparse.Namespace) -> tuple[dict, list[int], Any]:
     import requests
     from transformers import AutoTokenizer
 
@@ -48,5 +48,4 @@ def _ask(arguments: argparse.Namespace) -> tuple[dict, int, list[int], Any]:
     response = requests.post(arguments.url + "/generate", json=body, timeout=600)
     if response.status_code != 200:
         sys.exit(f"explain: {arguments.url} answered {response.status_code}: {response.text}")
-    info = response.json()["meta_info"]["spec_prefill"]
-    return info, info.get("chunk_size", 0), ids, tokenizer.decode
+    return response.json()["meta_info"]["spec_prefill"], ids, tokenizer.decode

@@ -1,12 +1,11 @@
 """A group of prompts on its way through the draft: steps, then votes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from specprefill_sgl.draft.model import DraftModel
-from specprefill_sgl.draft.voting import votes_of
+from specprefill_sgl.draft.voting import own_heads, votes_of
 from specprefill_sgl.prompts import Cast, Prompt
 from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.selection.rule import Heads
 
 
 class Drafting:
@@ -65,13 +64,3 @@ class Drafting:
     def release(self) -> None:
         """Give back what the group holds."""
         self._group.release()
-
-
-def own_heads(heads: Heads, rank: int, heads_of: Callable[[int], int]) -> dict[int, list[int]]:
-    """Number of a layer -> those of its heads that a rank has, counted from its first; each has `heads_of(layer)` of them."""
-    own: dict[int, list[int]] = {}
-    for layer, head in heads:
-        at = head - rank * heads_of(layer)
-        if 0 <= at < heads_of(layer):
-            own.setdefault(layer, []).append(at)
-    return own

@@ -15,34 +15,9 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.draft.drafted import DraftedPrompt
 from specprefill_sgl.draft.runner import own_settings
 from specprefill_sgl.prompts import Prompt
-
-
-class DraftedPrompt:
-    """One drafted prompt: where its keys are and which queries vote, those of the window first.
-
-    Attributes
-    ----------
-    queries : dict[int, Tensor]
-        Number of a layer (`QueryCapture`) -> [votes, heads, head_dim] on the device.
-    slots : int64 [prompt_tokens]
-        KV slots of the prompt in the draft's pool, valid until the group is released.
-    n_window : int
-        Votes of the window.
-    tokens, positions : list of int
-        Ids and positions of the queries' tokens; from `prompt_tokens` on they were decoded.
-    """
-
-    def __init__(
-        self, queries: dict[int, torch.Tensor], slots: torch.Tensor, n_window: int, tokens: list[int], positions: list[int]
-    ):
-        self.queries, self.slots, self.n_window, self.tokens, self.positions = queries, slots, n_window, tokens, positions
-
-    @property
-    def visible(self) -> list[int]:
-        """Tokens of the prompt that each query sees."""
-        return [min(position + 1, len(self.slots)) for position in self.positions]
 
 
 class DraftGroup:
@@ -136,8 +111,8 @@ class DraftGroup:
         }
         table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
         positions = [*range(n_tokens - n_window, n_tokens), *range(n_tokens - 1, n_tokens - 1 + n_ahead)]
-        ids = [*req.origin_input_ids, *(step[row] for step in fed)]
-        tokens = [ids[position] for position in positions]
+        ahead = [req.origin_input_ids[-1], *(step[row] for step in fed)]
+        tokens = [*req.origin_input_ids[n_tokens - n_window :], *ahead[:n_ahead]]
         return DraftedPrompt(queries, table[:n_tokens].long(), n_window, tokens, positions)
 
     @own_settings()
@@ -176,18 +151,16 @@ class DraftGroup:
         ended = [i for i, req in enumerate(members) if req.extend_end == len(req.origin_input_ids)]
         ends = torch.tensor(batch.extend_lens).cumsum(0)
         sizes = [min(self._last, len(members[i].origin_input_ids)) for i in ended]
-        rows = (
-            torch.cat([torch.arange(ends[i] - size, ends[i]) for i, size in zip(ended, sizes, strict=True)]) if ended else None
-        )
-        queries, tokens = self._forward(batch, None if rows is None else rows.to(batch.device))
+        rows = [torch.arange(ends[i] - size, ends[i]) for i, size in zip(ended, sizes, strict=True)]
+        queries, tokens = self._forward(batch, torch.cat(rows).to(batch.device) if rows else None)
         for req in members:
             checkpoint_kv_cache(req, self._tree)
         if ended:
+            own = {layer: taken.split(sizes) for layer, taken in queries.items()}
             for number, i in enumerate(ended):
-                self._windows[members[i].rid] = {layer: taken.split(sizes)[number] for layer, taken in queries.items()}
+                self._windows[members[i].rid] = {layer: parts[number] for layer, parts in own.items()}
             batch.filter_batch(keep_indices=ended)
-            last = torch.tensor(sizes).cumsum(0).sub(1).to(batch.device)
-            self._join(batch, {layer: taken[last] for layer, taken in queries.items()}, tokens[ended])
+            self._join(batch, {layer: torch.stack([part[-1] for part in parts]) for layer, parts in own.items()}, tokens[ended])
 
     def _join(self, batch: ScheduleBatch, queries: dict[int, torch.Tensor], tokens: torch.Tensor) -> None:
         if self._batch is None:

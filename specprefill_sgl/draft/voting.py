@@ -1,17 +1,16 @@
 """Votes of drafted prompts (README, What is computed, 2 to 4): by Triton kernels on a GPU, by plain torch elsewhere."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from specprefill_sgl.draft.drafted import DraftedPrompt
 from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
-
-if TYPE_CHECKING:
-    from specprefill_sgl.draft.group import DraftedPrompt
+from specprefill_sgl.selection.rule import Heads
 
 LayerHeads = Mapping[int, Sequence[int]]
 Counted = Sequence[tuple[int, int]]
@@ -29,7 +28,7 @@ class Drafted(Protocol):
 
 
 def votes_of(
-    draft: Drafted, prompts: Sequence["DraftedPrompt"], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence[DraftedPrompt], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Pooled attention onto each prompt, of this rank.
 
@@ -56,12 +55,12 @@ def votes_of(
 
 
 def torch_votes(
-    draft: Drafted, prompts: Sequence["DraftedPrompt"], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """One prompt, one layer at a time."""
     found = []
     for prompt, tokens in zip(prompts, counted, strict=True):
-        layers = draft.voting_layers(len(prompt.slots))
+        layers, visible = draft.voting_layers(len(prompt.slots)), torch.tensor(prompt.visible, device=prompt.slots.device)
         each = (
             layer_votes(
                 prompt.queries[number],
@@ -70,7 +69,7 @@ def torch_votes(
                 logit_cap=layer.logit_cap,
                 pool_kernel=pool_kernel,
                 sinks=draft.sinks(number),
-                visible=torch.tensor(prompt.visible, device=prompt.slots.device),
+                visible=visible,
                 counted=tokens,
                 heads=None if heads is None else heads[number],
             )
@@ -80,13 +79,13 @@ def torch_votes(
         if heads is None:
             found.append(max_votes(each))
         else:
-            nothing = torch.zeros(len(prompt.visible), len(prompt.slots), device=prompt.slots.device)
+            nothing = torch.zeros(len(visible), len(prompt.slots), device=prompt.slots.device)
             found.append(sum(each, start=nothing))
     return found
 
 
 def kernel_votes(
-    draft: Drafted, prompts: Sequence["DraftedPrompt"], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Two kernels a layer for all prompts together; keys are read where they lie."""
     lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
@@ -113,5 +112,15 @@ def kernel_votes(
     return [own[:n].contiguous() for own, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
 
 
-def _head_dim(prompts: Sequence["DraftedPrompt"]) -> int:
+def _head_dim(prompts: Sequence[DraftedPrompt]) -> int:
     return max(queries.shape[-1] for queries in prompts[0].queries.values())
+
+
+def own_heads(heads: Heads, rank: int, heads_of: Callable[[int], int]) -> dict[int, list[int]]:
+    """Number of a layer -> those of its heads that a rank has, counted from its first; each has `heads_of(layer)` of them."""
+    own: dict[int, list[int]] = {}
+    for layer, head in heads:
+        at = head - rank * heads_of(layer)
+        if 0 <= at < heads_of(layer):
+            own.setdefault(layer, []).append(at)
+    return own

@@ -46,9 +46,7 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
     assert state is not None
     options, rule, ids, keep_ratio = state.options, state.rule, req.origin_input_ids, state.keep.ratio
     tail = max(
-        affordable_tail(
-            *(len(ids), wanted), part=part, chunk_size=rule.chunk_size, keep_ratio=keep_ratio, unit=rule.budget_unit
-        )
+        affordable_tail(len(ids), wanted, part=part, chunk_size=rule.chunk_size, keep_ratio=keep_ratio, unit=rule.budget_unit)
         for wanted, part in ((rule.keep_last, TAIL_PART), (stage.window, WINDOW_PART))
     )
     return Prompt(

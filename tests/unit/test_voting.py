@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from specprefill_sgl.draft.drafting import own_heads
-from specprefill_sgl.draft.group import DraftedPrompt
-from specprefill_sgl.draft.voting import kernel_votes, torch_votes, votes_of
+from specprefill_sgl.draft.drafted import DraftedPrompt
+from specprefill_sgl.draft.voting import kernel_votes, own_heads, torch_votes, votes_of
 from tests.support.device import DEVICE
 
 LENGTHS, VOTES = [150, 20, 64], [3, 1, 2]
