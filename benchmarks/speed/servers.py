@@ -1,7 +1,7 @@
 """The servers of a comparison: stock SGLang with the target (the control), the same with SpecPrefill, the draft alone."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
     tokens: int  # that must fit into the pools at once
     chunked_prefill_size: int
-    options: tuple[str, ...] = ()  # more server flags, for all three
+    options: tuple[str, ...] = ()  # more server flags, for all three; those of the plugin for its server alone
     keep_ratio: float = 0.1  # of requests that do not say
 
 
@@ -33,14 +33,15 @@ class Sizes(NamedTuple):
 def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> Iterator[Servers]:
     """Start the servers of a pair; they sleep while they are idle, so that one of them has the machine to itself."""
     target, draft = pairs.write(name, folder)
+    everybody, own = _split(sizes.options)
     sparse = launch.sparse_flags(draft, min_tokens=16, draft_max_tokens=sizes.tokens, keep_ratio=sizes.keep_ratio)
     with contextlib.ExitStack() as stack:
 
         def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:
-            return stack.enter_context(launch.serve(_command(model, sizes, *options), folder / f"{role}.log", env))
+            return stack.enter_context(launch.serve(_command(model, sizes, *options, *everybody), folder / f"{role}.log", env))
 
         dense = start(target, "dense", env=launch.CONTROL)
-        with_plugin = start(target, "sparse", *sparse)
+        with_plugin = start(target, "sparse", *sparse, *own)
         alone = start(draft, "draft", env=launch.CONTROL) if with_draft else ""
         yield Servers(dense, with_plugin, alone, folder / "sparse.log")
 
@@ -53,12 +54,21 @@ def peak_mib(url: str) -> float:
     return round(sum(int(line.split()[1]) for text in status for line in text.splitlines() if "VmHWM" in line) / 1024, 1)
 
 
+def _split(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags, each with its values: those that stock SGLang has, and the plugin's."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    for word in options:
+        if word.startswith("--"):
+            mine = parts[word.startswith("--spec-prefill")]
+        mine.append(word)
+    return parts
+
+
 def _command(model: Path, sizes: Sizes, *options: str) -> list[str]:
     return launch.command(
         model,
         *("--load-format", "dummy", "--sleep-on-idle"),
         *options,
-        *sizes.options,
         dtype="bfloat16",
         max_total_tokens=str(sizes.tokens + 4096),
         chunked_prefill_size=str(sizes.chunked_prefill_size),

@@ -121,8 +121,11 @@ def test_client_leaves_while_drafting(server, slow_draft):
     _becomes_idle(server)
 
 
-@pytest.mark.parametrize("fault", ["draft", "score", "nan"])
-def test_a_failing_draft_is_answered_dense_and_says_so(server, faults, fault):
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("draft", "injected draft fault"), ("score", "injected scoring fault"), ("nan", "scores are not finite")],
+)
+def test_a_failing_draft_is_answered_dense_and_says_so(server, faults, fault, error):
     ids = prompt_ids(700, seed=8)
     wanted = server.generate(ids, custom={"spec_prefill": False})
     server.flush()  # or the prompt would be in the radix cache, and not drafted
@@ -137,6 +140,7 @@ def test_a_failing_draft_is_answered_dense_and_says_so(server, faults, fault):
     assert reply["output_ids"] == wanted["output_ids"]
     logged = server.log.read_text()[size:]
     assert logged.count("Traceback (most recent call last)") == 1
+    assert error in logged
     state = server.draft_pools()
     assert state["draft_available_tokens"] == state["draft_max_tokens"]
     server.flush()

@@ -48,7 +48,7 @@ def register():
         if on("score") or (on("score_on_rank_1") and torch.distributed.get_rank() == 1):
             raise RuntimeError("injected scoring fault")
         result = votes(self)
-        return [one * float("nan") for one in result] if on("nan") else result
+        return [one._replace(votes=one.votes * float("nan")) for one in result] if on("nan") else result
 
     DraftGroup._look_ahead, Drafting.votes = failing_look_ahead, failing_votes
 """
