@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from benchmarks.quality.controls import CONTROLS
-from specprefill_sgl.prompts import Cast
-from specprefill_sgl.skipcode import as_numpy
+from specprefill_sgl.request.prompts import Cast
+from specprefill_sgl.request.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
@@ -29,7 +29,7 @@ def settings() -> dict[str, Any]:
 
 
 class Remembered:
-    """A source of votes (see `specprefill_sgl.draft.drafting.Drafting`) that drafts only prompts it has not seen."""
+    """A source of votes (see `specprefill_sgl.methods.model_pass.ModelPass`) that drafts only prompts it has not seen."""
 
     memo: ClassVar[dict[tuple[bytes, str], Cast]] = {}
 
@@ -76,10 +76,11 @@ class Remembered:
 
 def register() -> None:
     """Wrap the stage; idempotent."""
-    from specprefill_sgl import selecting, stage, state, turns
-    from specprefill_sgl.draft import voting
     from specprefill_sgl.hooks import decisions
     from specprefill_sgl.hooks import scheduler as scheduler_hooks
+    from specprefill_sgl.request import state, turns
+    from specprefill_sgl.scoring import voting
+    from specprefill_sgl.stage import selecting, stage
 
     if stage.Stage.source.__module__ == __name__:
         return

@@ -9,10 +9,10 @@ import torch
 from benchmarks.selection import signals, sparse
 from benchmarks.selection.reading import Reading, as_ids, cast, read_example
 from benchmarks.selection.rules import LONGEST_OF_ABLATIONS, Measured
-from specprefill_sgl.prompts import Cast, Prompt
-from specprefill_sgl.selecting import select
+from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.budget import affordable_tail
 from specprefill_sgl.selection.importance import chunk_scores
+from specprefill_sgl.stage.selecting import select
 
 KEEP_RATIOS = (0.05, 0.1, 0.2)
 PAPER, BEST, SAME = "paper", "best", "paper, same tokens"

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.selection.examples import Example
 from specprefill_sgl.calibration.reader import LayerReading, read
-from specprefill_sgl.draft.drafted import DraftedPrompt
-from specprefill_sgl.draft.voting import own_heads, torch_votes
-from specprefill_sgl.prompts import Cast, Prompt
+from specprefill_sgl.models.recording import Recording
+from specprefill_sgl.request.prompts import Cast, Prompt
+from specprefill_sgl.scoring.voting import own_heads, torch_votes
 from specprefill_sgl.selection.rule import MAX_WINDOW
 
 LOOKAHEAD = 16  # the most that any rule asks for
@@ -121,7 +121,7 @@ def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
     positions = [*range(n - size, n), *(range(n - 1, n + ahead) if rule.lookahead_votes else ())]
     ids = [*prompt.ids, *reading.decoded]
     tokens = [ids[position] for position in positions]
-    drafted = DraftedPrompt(queries, torch.arange(n, device=reading.window[0].keys.device), size, tokens, positions)
+    drafted = Recording(queries, torch.arange(n, device=reading.window[0].keys.device), size, tokens, positions)
     heads = None if rule.heads is None else own_heads(rule.heads, 0, lambda number: reading.window[number].queries.shape[1])
     (votes,) = torch_votes(_Draft(reading, layers), [drafted], rule.pool_kernel, [prompt.counted], heads)
     return Cast(votes / (len(rule.heads) if rule.heads else 1), size, tokens, positions)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.selection.reading import Reading
-from specprefill_sgl.prompts import Cast, Prompt
+from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.importance import chunk_scores
 
 NAMES = ("covered", "margin", "flatness", "agreement", "outside", "entropy", "question")

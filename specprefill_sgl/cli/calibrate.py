@@ -26,8 +26,7 @@ def main(argv: list[str]) -> None:
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from specprefill_sgl.calibration import ranking
-    from specprefill_sgl.draft import heads
+    from specprefill_sgl.calibration import heads_file, ranking
 
     rule = preset("best", ())
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
         "votes": [round(float(mean[layer, head]), 4) for layer, head in chosen],
         "held_out": held_out,
     }
-    heads.save(arguments.out, arguments.draft, chosen, provenance)
+    heads_file.save(arguments.out, arguments.draft, chosen, provenance)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specprefill_sgl import compat
-from specprefill_sgl.draft.sizes import MAX_STATES, pool_tokens
+from specprefill_sgl.models.sizes import MAX_STATES, pool_tokens
 
 _MIB = 2**20
 

@@ -3,8 +3,8 @@
 from array import array
 from typing import Any
 
-from specprefill_sgl.stage import Stage
-from specprefill_sgl.turns import Turn
+from specprefill_sgl.request.turns import Turn
+from specprefill_sgl.stage.stage import Stage
 
 _TURNS = "_spec_prefill_open_turns"
 

@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from specprefill_sgl import backlog, skipcode
-from specprefill_sgl.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
-from specprefill_sgl.options import RequestError, RequestOptions, parse
-from specprefill_sgl.prompts import Outcome, Prompt
+from specprefill_sgl.request import backlog, skipcode
+from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
+from specprefill_sgl.request.options import RequestError, RequestOptions, parse
+from specprefill_sgl.request.prompts import Outcome, Prompt
+from specprefill_sgl.request.state import PromptState, attach, state_of
 from specprefill_sgl.selection.budget import WINDOW_PART, affordable_tail
 from specprefill_sgl.selection.rule import TAIL_PART
-from specprefill_sgl.stage import Stage
-from specprefill_sgl.state import PromptState, attach, state_of
+from specprefill_sgl.stage.stage import Stage
 
 
 def see(scheduler: Any, req: Any, stage: Stage) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.observability.reply import KEY
-from specprefill_sgl.options import PROTECT, ROLES, RequestError, parse, roles_of, spec_prefill_keys
+from specprefill_sgl.request.options import PROTECT, ROLES, RequestError, parse, roles_of, spec_prefill_keys
 
 
 def check_request(manager: Any, obj: Any, input_ids: Any, *_args: Any, **_kwargs: Any) -> None:

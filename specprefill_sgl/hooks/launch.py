@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from specprefill_sgl import compat, config, vocabulary
+from specprefill_sgl import compat, config
+from specprefill_sgl.calibration import heads_file
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
-from specprefill_sgl.draft import heads
+from specprefill_sgl.methods import vocabulary
 
 _DEFAULTS = SpecPrefillConfig(draft_model_path="")
 _FLAGS: tuple[tuple[str, type, str], ...] = (
@@ -104,7 +105,7 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     vocabulary.check_vocabulary(resolved, server_args, target, draft)
     if resolved.heads is None:
         return resolved
-    calibrated = heads.load(os.path.expanduser(resolved.heads), resolved.draft_model_path)
+    calibrated = heads_file.load(os.path.expanduser(resolved.heads), resolved.draft_model_path)
     return msgspec.structs.replace(resolved, calibrated=calibrated)
 
 

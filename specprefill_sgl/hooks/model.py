@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from sglang.srt.utils import is_pin_memory_available
 
-from specprefill_sgl.skipcode import TOKEN_MASK
-from specprefill_sgl.state import sparse_state_of
+from specprefill_sgl.request.skipcode import TOKEN_MASK
+from specprefill_sgl.request.state import sparse_state_of
 
 
 def mask_ids(_result: Any, batch: Any, *_args: Any) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from specprefill_sgl.observability.reply import KEY, reply_object
-from specprefill_sgl.state import state_of
+from specprefill_sgl.request.state import state_of
 
 
 def report(_result: Any, accumulator: Any, *, req: Any) -> None:

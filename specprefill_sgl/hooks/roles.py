@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from specprefill_sgl.hooks.launch import config_of
-from specprefill_sgl.options import PROTECT, ROLES, RequestError, roles_of
+from specprefill_sgl.request.options import PROTECT, ROLES, RequestError, roles_of
 
 
 def protect_messages(original: Any, serving: Any, request: Any, is_multimodal: bool, *args: Any, **kwargs: Any) -> Any:

@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from specprefill_sgl.draft.sizes import MAX_PROMPTS
 from specprefill_sgl.hooks.answers import close_turns
 from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
-from specprefill_sgl.stage import Stage
-from specprefill_sgl.state import state_of
+from specprefill_sgl.models.sizes import MAX_PROMPTS
+from specprefill_sgl.request.state import state_of
+from specprefill_sgl.stage.stage import Stage
 
 _GROUP = "_spec_prefill_group"  # requests of the group in progress
 _INSIDE = "_spec_prefill_inside"  # the grammar manager's mark while SGLang admits

@@ -8,8 +8,8 @@ import torch
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, flag
 from specprefill_sgl.hooks.launch import config_of
-from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.stage import Stage
+from specprefill_sgl.models.ranks import Ranks
+from specprefill_sgl.stage.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.runtime_context import get_parallel
 
-    from specprefill_sgl.draft.model import load
     from specprefill_sgl.hooks import verify
+    from specprefill_sgl.models.private import load
     from specprefill_sgl.scoring.triton_scoring import MAX_HEAD_DIM, MAX_POOL, kernels_can
 
     verify()

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from specprefill_sgl.prompts import Outcome
+from specprefill_sgl.request.prompts import Outcome
 
 _STAGES = ("draft", "score", "select")
 _RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

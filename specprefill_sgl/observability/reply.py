@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from specprefill_sgl.state import PromptState
+from specprefill_sgl.request.state import PromptState
 
 KEY = "spec_prefill"
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from specprefill_sgl.draft import heads
+from specprefill_sgl.calibration import heads_file
 from tests.support import reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import EOS, prompt_ids
@@ -30,7 +30,7 @@ def case(request, pair_of, tmp_path_factory):
     options: dict = {"selection": "best", "keep_min": 0.1, "backlog": 1}
     rule = dict(BEST)
     if request.param != "all heads":
-        heads.save(folder / "heads.json", draft, HEADS, {})
+        heads_file.save(folder / "heads.json", draft, HEADS, {})
         options["heads"], chosen = folder / "heads.json", HEADS
         rule["window"] = 48
     if request.param == "chosen heads, no lookahead":

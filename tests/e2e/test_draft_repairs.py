@@ -18,14 +18,14 @@ pytestmark = pytest.mark.slow
 UNDONE = {
     "nothing": ("qwen3_5", "qwen3_5", ""),
     "settings of its own": ("qwen3_5", "qwen3_moe", "runner._OWN_STATES = {}"),
-    "kernels of its experts": ("nemotron_h", "qwen3_moe", "model.choose_expert_kernels = lambda *_: None"),
+    "kernels of its experts": ("nemotron_h", "qwen3_moe", "private.choose_expert_kernels = lambda *_: None"),
     "state pool": ("qwen3_moe", "qwen3_5", "del runner._OwnPools._build_hybrid_req_pool"),
     "key pool": ("qwen3_moe", "qwen3_5", "del runner._OwnPools._build_hybrid_linear_kv_pool"),
-    "attending layers": ("qwen3_moe", "qwen3_5", "del runner.DraftRunner.init_attention_backends"),
+    "attending layers": ("qwen3_moe", "qwen3_5", "del runner.PrivateRunner.init_attention_backends"),
     "states cleared and copied": (
         "qwen3_moe",
         "qwen3_5",
-        "del runner.DraftRunner._maybe_execute_deferred_mamba_cow_and_clear",
+        "del runner.PrivateRunner._maybe_execute_deferred_mamba_cow_and_clear",
     ),
     "cache of states": (
         "qwen3_moe",
@@ -33,7 +33,7 @@ UNDONE = {
         "prefix_cache.HybridReqToTokenPool = type('Nothing', (), {})",
     ),
     "nothing, expanding latents": ("qwen3_moe", "deepseek_v3", "expand()"),
-    "absorption": ("qwen3_moe", "deepseek_v3", "expand(); model.absorb_always = lambda backend: None"),
+    "absorption": ("qwen3_moe", "deepseek_v3", "expand(); private.absorb_always = lambda backend: None"),
 }
 _PLUGIN = """
 def register():
@@ -48,7 +48,7 @@ def expand():
 
 
 def undo(*_):
-    from specprefill_sgl.draft import model, prefix_cache, runner
+    from specprefill_sgl.models import prefix_cache, private, runner
     {how}
     print("undone")
 """

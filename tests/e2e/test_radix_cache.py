@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from specprefill_sgl.skipcode import encode
+from specprefill_sgl.request.skipcode import encode
 from tests.support import reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import prompt_ids

@@ -9,7 +9,7 @@ pytest.importorskip("sglang", reason="a GPU machine without SGLang runs the test
 
 from sglang.srt.model_executor.runner_utils.capture_mode import model_capture_mode
 
-from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.models.capture import QueryCapture
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 LAYERS, HEADS, DIM = 6, 4, 32

@@ -16,14 +16,14 @@ def on(name):
 
 def register():
     import torch.distributed
-    from specprefill_sgl.draft.drafting import Drafting
-    from specprefill_sgl.draft.group import DraftGroup
+    from specprefill_sgl.methods.model_pass import ModelPass
+    from specprefill_sgl.models.group import PromptGroup
 
-    look_ahead, votes = DraftGroup._look_ahead, Drafting.votes
+    look_ahead, votes = PromptGroup._look_ahead, ModelPass.votes
 
-    from specprefill_sgl.turns import Turns
+    from specprefill_sgl.request.turns import Turns
 
-    step, start, draw = DraftGroup.step, Turns.__init__, random.Random(7)
+    step, start, draw = PromptGroup.step, Turns.__init__, random.Random(7)
 
     def faulty_step(self):
         if on("slow_step"):
@@ -35,7 +35,7 @@ def register():
     def colliding(self):
         start(self, (lambda before, block: 0)) if on("collide") else start(self)
 
-    DraftGroup.step, Turns.__init__ = faulty_step, colliding
+    PromptGroup.step, Turns.__init__ = faulty_step, colliding
 
     def failing_look_ahead(self, batch):
         if on("slow_draft"):
@@ -50,7 +50,7 @@ def register():
         result = votes(self)
         return [one._replace(votes=one.votes * float("nan")) for one in result] if on("nan") else result
 
-    DraftGroup._look_ahead, Drafting.votes = failing_look_ahead, failing_votes
+    PromptGroup._look_ahead, ModelPass.votes = failing_look_ahead, failing_votes
 """
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from specprefill_sgl.backlog import keep
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.request.backlog import keep
+from specprefill_sgl.request.options import RequestOptions
 
 
 def _config(**values):

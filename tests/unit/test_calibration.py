@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from specprefill_sgl.calibration import kinds, ranking
+from specprefill_sgl.calibration import heads_file, kinds, ranking
 from specprefill_sgl.calibration.reader import LayerReading, read
 from specprefill_sgl.cli import calibrate
-from specprefill_sgl.draft import heads
 from specprefill_sgl.selection.rule import preset
 from tests.support import reference
 from tests.support.tiny_models import prompt_ids
@@ -89,7 +88,7 @@ def test_a_text_is_the_haystack():
 def test_the_command_writes_what_a_server_with_this_draft_reads(pair_of, tmp_path, capsys):
     draft, out = pair_of("llama")[1], tmp_path / "heads.json"
     calibrate.main([str(draft), "--out", str(out), "--prompts-per-kind", "1", "--tokens", "150", "--dtype", "float32"])
-    chosen = heads.load(str(out), str(draft))
+    chosen = heads_file.load(str(out), str(draft))
     assert 1 <= len(chosen) <= 8
     assert len(set(chosen)) == len(chosen)
     provenance = json.loads(out.read_text())["provenance"]

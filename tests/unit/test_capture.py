@@ -7,7 +7,7 @@ import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor.runner_utils.capture_mode import model_capture_mode
 
-from specprefill_sgl.draft.capture import QueryCapture
+from specprefill_sgl.models.capture import QueryCapture
 from tests.support.device import DEVICE
 
 HEADS, DIM, V_DIM = 2, 4, 3

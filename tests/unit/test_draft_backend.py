@@ -46,14 +46,14 @@ def test_sglang_is_asked_as_for_a_draft_and_told_which_layers_attend(config_of, 
     from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.model_executor.model_runner_components.attention_backend_setup import resolve_attention_backend_strs
 
-    from specprefill_sgl.draft.runner import DraftRunner
+    from specprefill_sgl.models.runner import PrivateRunner
 
     def build(runner):
         runner.resolved = resolve_attention_backend_strs(model_runner=runner)
         runner.attn_backend = SimpleNamespace(full_attn_layers=None if attending is None else [0])
 
     monkeypatch.setattr(ModelRunner, "init_attention_backends", build)
-    runner = object.__new__(DraftRunner)
+    runner = object.__new__(PrivateRunner)
     runner.is_draft_worker, runner.draft_attention_backend = True, "triton"
     runner.model_config = config_of(name)
     runner.init_attention_backends()
@@ -69,7 +69,7 @@ def test_latents_are_absorbed_whatever_the_prompt():
     from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
     from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
 
-    from specprefill_sgl.draft.latent import absorb_always
+    from specprefill_sgl.models.latent import absorb_always
 
     backend = SimpleNamespace()
     absorb_always(backend)

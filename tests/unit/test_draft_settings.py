@@ -11,7 +11,7 @@ def of_the_target(published):
     from sglang.srt.layers.moe.utils import MoeRunnerBackend
     from sglang.srt.runtime_context import get_exec, get_flags, get_resources
 
-    from specprefill_sgl.draft.runner import choose_expert_kernels
+    from specprefill_sgl.models.runner import choose_expert_kernels
 
     flags = get_flags().moe
     kernels = flags.runner_backend, flags.speculative_runner_backend
@@ -45,7 +45,7 @@ def _seen():
 
 
 def test_inside_and_after(of_the_target):
-    from specprefill_sgl.draft.runner import own_settings
+    from specprefill_sgl.models.runner import own_settings
 
     assert _seen() == of_the_target
     with own_settings():
@@ -64,7 +64,7 @@ def test_a_draft_like_the_target_runs_its_experts_as_it(of_the_target, draft, ke
     from sglang.srt.layers.moe.utils import MoeRunnerBackend
     from sglang.srt.runtime_context import get_flags
 
-    from specprefill_sgl.draft.runner import choose_expert_kernels, own_settings
+    from specprefill_sgl.models.runner import choose_expert_kernels, own_settings
 
     get_flags().moe.speculative_runner_backend = MoeRunnerBackend.FLASHINFER_CUTLASS
     choose_expert_kernels(_model("A", "fp8"), draft)

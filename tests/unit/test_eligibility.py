@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.eligibility import dense_reason
 from specprefill_sgl.hooks import decisions
-from specprefill_sgl.options import RequestOptions
-from specprefill_sgl.state import state_of
+from specprefill_sgl.request.eligibility import dense_reason
+from specprefill_sgl.request.options import RequestOptions
+from specprefill_sgl.request.state import state_of
 
 CONFIG = SpecPrefillConfig(draft_model_path="d", min_tokens=4)
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from specprefill_sgl.calibration import heads_file
+from specprefill_sgl.calibration.fingerprint import fingerprint
 from specprefill_sgl.config import ConfigError
-from specprefill_sgl.draft import heads
-from specprefill_sgl.draft.fingerprint import fingerprint
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def draft(pair_of):
 
 
 def test_what_is_saved_is_loaded(draft, tmp_path):
-    heads.save(tmp_path / "heads.json", draft, ((1, 2), (0, 3)), {"prompts": 5})
-    assert heads.load(str(tmp_path / "heads.json"), str(draft)) == ((1, 2), (0, 3))
+    heads_file.save(tmp_path / "heads.json", draft, ((1, 2), (0, 3)), {"prompts": 5})
+    assert heads_file.load(str(tmp_path / "heads.json"), str(draft)) == ((1, 2), (0, 3))
 
 
 def test_a_copy_is_the_same_draft_and_one_changed_weight_is_another(draft, pair_of, tmp_path):
@@ -45,14 +45,14 @@ def test_a_copy_is_the_same_draft_and_one_changed_weight_is_another(draft, pair_
 def test_other_files_are_refused(change, said, draft, tmp_path):
     path = tmp_path / "heads.json"
     if change is not None:
-        heads.save(path, draft, ((1, 2),), {})
+        heads_file.save(path, draft, ((1, 2),), {})
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=said) as error:
-        heads.load(str(path), str(draft))
+        heads_file.load(str(path), str(draft))
     assert str(error.value).startswith("--spec-prefill-heads ")
 
 
 def test_a_draft_that_is_not_here(draft, tmp_path):
-    heads.save(tmp_path / "heads.json", draft, ((1, 2),), {})
+    heads_file.save(tmp_path / "heads.json", draft, ((1, 2),), {})
     with pytest.raises(ConfigError, match="no local folder"):
-        heads.load(str(tmp_path / "heads.json"), str(tmp_path / "nowhere"))
+        heads_file.load(str(tmp_path / "heads.json"), str(tmp_path / "nowhere"))

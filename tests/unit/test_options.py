@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.options import RequestError, RequestOptions, parse
+from specprefill_sgl.request.options import RequestError, RequestOptions, parse
 from specprefill_sgl.selection.rule import Rule
 
 FIELDS = [

@@ -9,7 +9,7 @@ from benchmarks.selection import measure, report, sparse
 from benchmarks.selection.examples import Example
 from benchmarks.selection.reading import cast, read_example
 from benchmarks.selection.rules import rules
-from specprefill_sgl.prompts import Prompt
+from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.selection.rule import PAPER, preset
 from tests.support import reference
 from tests.support.tiny_models import prompt_ids

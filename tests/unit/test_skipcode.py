@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specprefill_sgl.skipcode import TOKEN_MASK, encode, offsets_of
+from specprefill_sgl.request.skipcode import TOKEN_MASK, encode, offsets_of
 
 tokens = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=200)
 

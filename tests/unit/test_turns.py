@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specprefill_sgl import turns
+from specprefill_sgl.request import turns
+from specprefill_sgl.request.turns import Turn, Turns
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after
 from specprefill_sgl.selection.chunks import cut, leading_run
-from specprefill_sgl.turns import Turn, Turns
 
 
 def ids_of(*parts):

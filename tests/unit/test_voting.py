@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from specprefill_sgl.draft.drafted import DraftedPrompt
-from specprefill_sgl.draft.voting import kernel_votes, own_heads, torch_votes, votes_of
+from specprefill_sgl.models.recording import Recording
+from specprefill_sgl.scoring.voting import kernel_votes, own_heads, torch_votes, votes_of
 from tests.support.device import DEVICE
 
 LENGTHS, VOTES = [150, 20, 64], [3, 1, 2]
@@ -43,7 +43,7 @@ class _Draft:
 def _prompts(dtype):
     slots = torch.randperm(SLOTS, device=DEVICE)[: sum(LENGTHS)].split(LENGTHS)
     return [
-        DraftedPrompt(
+        Recording(
             {layer: torch.randn(votes, 6, 16, device=DEVICE).to(dtype) for layer in range(3)},
             own,
             n_window=1,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.request.options import RequestOptions
 
 OPTED_OUT = "disabled_by_request"
 TOO_SHORT = "below_min_tokens"

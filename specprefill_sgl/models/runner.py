@@ -17,7 +17,7 @@ from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from sglang.srt.runtime_context import get_exec, get_flags, get_resources
 
 from specprefill_sgl import compat
-from specprefill_sgl.draft.sizes import MAX_STATES
+from specprefill_sgl.models.sizes import MAX_STATES
 
 _OWN_STATES = {
     "enable_mamba_extra_buffer": False,
@@ -102,7 +102,7 @@ class _OwnPools(KVCacheConfigurator):
             return super()._build_hybrid_linear_kv_pool(**sizes)
 
 
-class DraftRunner(ModelRunner):
+class PrivateRunner(ModelRunner):
     """Keys, scored later, stay in the draft's own dtype whatever `--kv-cache-dtype` says of the target's."""
 
     def configure_kv_cache_dtype(self):

@@ -2,27 +2,27 @@
 
 from collections.abc import Sequence
 
-from specprefill_sgl.draft.model import DraftModel
-from specprefill_sgl.draft.voting import own_heads, votes_of
-from specprefill_sgl.prompts import Cast, Prompt
-from specprefill_sgl.ranks import Ranks
+from specprefill_sgl.models.private import PrivateModel
+from specprefill_sgl.models.ranks import Ranks
+from specprefill_sgl.request.prompts import Cast, Prompt
+from specprefill_sgl.scoring.voting import own_heads, votes_of
 
 
-class Drafting:
+class ModelPass:
     """Drives a draft group and turns what it recorded into votes. `release` must follow.
 
     Everything downstream needs of the draft: another source of votes, with these methods, is another selector.
 
     Parameters
     ----------
-    draft : DraftModel
+    draft : PrivateModel
     prompts : sequence of Prompt
         With one rule.
     ranks : Ranks
         The draft's heads are split over.
     """
 
-    def __init__(self, draft: DraftModel, prompts: Sequence[Prompt], ranks: Ranks):
+    def __init__(self, draft: PrivateModel, prompts: Sequence[Prompt], ranks: Ranks):
         self._draft, self._prompts, self._ranks, self._rule = draft, prompts, ranks, prompts[0].rule
         self._group = draft.begin(prompts)
         self.cached = self._group.cached

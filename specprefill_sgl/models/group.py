@@ -14,13 +14,13 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-from specprefill_sgl.draft.capture import QueryCapture
-from specprefill_sgl.draft.drafted import DraftedPrompt
-from specprefill_sgl.draft.runner import own_settings
-from specprefill_sgl.prompts import Prompt
+from specprefill_sgl.models.capture import QueryCapture
+from specprefill_sgl.models.recording import Recording
+from specprefill_sgl.models.runner import own_settings
+from specprefill_sgl.request.prompts import Prompt
 
 
-class DraftGroup:
+class PromptGroup:
     """Prompts drafted in shared forwards. `release` must follow, whatever happened.
 
     Parameters
@@ -55,7 +55,7 @@ class DraftGroup:
         self._runner, self._capture, self._tree = runner, capture, tree
         self._rule, self._chunk_tokens = prompts[0].rule, chunk_tokens
         self._last = max(1, min(self._rule.window, chunk_tokens))  # tokens at the end that are read in one forward
-        self._reqs = [_DraftReq(index, prompt, read=self._last) for index, prompt in enumerate(prompts)]
+        self._reqs = [_PromptReq(index, prompt, read=self._last) for index, prompt in enumerate(prompts)]
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
         self._windows: dict[str, dict[int, torch.Tensor]] = {}  # queries of the last prompt tokens by layer, by request
@@ -86,14 +86,14 @@ class DraftGroup:
         return not self._waiting
 
     @property
-    def _waiting(self) -> list["_DraftReq"]:
+    def _waiting(self) -> list["_PromptReq"]:
         return [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
 
     def cancel(self, index: int) -> None:
         """Leave a prompt out of the steps to come; what it has published stays cached."""
         self._gone.add(self._reqs[index].rid)
 
-    def drafted(self) -> list[DraftedPrompt | None]:
+    def drafted(self) -> list[Recording | None]:
         """Results in the order of the prompts, after the last step; None for cancelled ones."""
         if self._batch is None:
             return [None] * len(self._reqs)
@@ -101,7 +101,7 @@ class DraftGroup:
         fed = torch.stack(self._fed).tolist() if self._fed else []
         return [None if req.rid in self._gone else self._drafted(req, row_of[req.rid], fed) for req in self._reqs]
 
-    def _drafted(self, req: "_DraftReq", row: int, fed: list[list[int]]) -> DraftedPrompt:
+    def _drafted(self, req: "_PromptReq", row: int, fed: list[list[int]]) -> Recording:
         n_tokens, window = len(req.origin_input_ids), self._windows[req.rid]
         n_window = min(self._last, n_tokens) if self._rule.window else 0
         n_ahead = self._votes[row] if self._rule.lookahead_votes else 0
@@ -113,7 +113,7 @@ class DraftGroup:
         positions = [*range(n_tokens - n_window, n_tokens), *range(n_tokens - 1, n_tokens - 1 + n_ahead)]
         ahead = [req.origin_input_ids[-1], *(step[row] for step in fed)]
         tokens = [*req.origin_input_ids[n_tokens - n_window :], *ahead[:n_ahead]]
-        return DraftedPrompt(queries, table[:n_tokens].long(), n_window, tokens, positions)
+        return Recording(queries, table[:n_tokens].long(), n_window, tokens, positions)
 
     @own_settings()
     def release(self) -> None:
@@ -125,7 +125,7 @@ class DraftGroup:
                 self._tree.unlock(req.lock)
                 req.lock = None
 
-    def _extend_chunk(self, waiting: list["_DraftReq"]) -> None:
+    def _extend_chunk(self, waiting: list["_PromptReq"]) -> None:
         """One extend forward over the next chunk of tokens; prompts that end in it join the batch that decodes."""
         members, budget = [], self._chunk_tokens
         for req in waiting:
@@ -203,7 +203,7 @@ class DraftGroup:
         return queries, output.logits_output.next_token_logits.argmax(dim=-1)
 
 
-class _DraftReq(Req):
+class _PromptReq(Req):
     """A prompt as SGLang's request; its last `read` tokens are never taken from the prefix cache."""
 
     def __init__(self, index: int, prompt: Prompt, *, read: int):

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from specprefill_sgl.calibration.fingerprint import fingerprint, local_folder
 from specprefill_sgl.config import ConfigError, flag
-from specprefill_sgl.draft.fingerprint import fingerprint, local_folder
 from specprefill_sgl.selection.rule import Heads
 
 

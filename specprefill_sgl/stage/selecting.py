@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specprefill_sgl.prompts import Cast, Prompt, Votes
+from specprefill_sgl.request.prompts import Cast, Prompt, Votes
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after, choose
 from specprefill_sgl.selection.chunks import Cut, leading_run

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.options import RequestOptions
+from specprefill_sgl.request.options import RequestOptions
 
 
 class Keep(NamedTuple):

@@ -10,16 +10,16 @@ from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
-from specprefill_sgl.draft.capture import QueryCapture
-from specprefill_sgl.draft.group import DraftGroup
-from specprefill_sgl.draft.latent import absorb_always
-from specprefill_sgl.draft.prefix_cache import prefix_cache
-from specprefill_sgl.draft.runner import DraftRunner, choose_expert_kernels, own_settings
-from specprefill_sgl.draft.sizes import MAX_PROMPTS, pool_tokens
-from specprefill_sgl.prompts import Prompt
+from specprefill_sgl.models.capture import QueryCapture
+from specprefill_sgl.models.group import PromptGroup
+from specprefill_sgl.models.latent import absorb_always
+from specprefill_sgl.models.prefix_cache import prefix_cache
+from specprefill_sgl.models.runner import PrivateRunner, choose_expert_kernels, own_settings
+from specprefill_sgl.models.sizes import MAX_PROMPTS, pool_tokens
+from specprefill_sgl.request.prompts import Prompt
 
 
-class DraftModel:
+class PrivateModel:
     """Loads the draft, owns its pools, drafts groups of prompts.
 
     Parameters
@@ -41,7 +41,7 @@ class DraftModel:
         page = scheduler.page_size
         self.max_tokens = pool_tokens(config, self.context_len, page)
         self.page_size = page
-        self._runner = DraftRunner(
+        self._runner = PrivateRunner(
             model_config=model_config,
             mem_fraction_static=0.1,  # read only when pools are profiled, which the draft's are not
             gpu_id=scheduler.tp_worker.model_runner.gpu_id,
@@ -82,11 +82,11 @@ class DraftModel:
         """KV slots a prompt takes while it is drafted, page rounding included."""
         return -(-(len(prompt.ids) + prompt.rule.lookahead) // self.page_size) * self.page_size
 
-    def begin(self, prompts: Sequence[Prompt]) -> DraftGroup:
+    def begin(self, prompts: Sequence[Prompt]) -> PromptGroup:
         """Start on prompts of one rule that fit the pool together; only one group at a time."""
         assert self._capture is not None
         self._lookahead = prompts[0].rule.lookahead
-        return DraftGroup(self._runner, self._capture, self._tree, prompts, chunk_tokens=self.chunk_tokens)
+        return PromptGroup(self._runner, self._capture, self._tree, prompts, chunk_tokens=self.chunk_tokens)
 
     def clear(self) -> None:
         """Empty the cache and both pools, whatever state a forward left them in; no group may be in progress."""
@@ -154,11 +154,11 @@ def _window(layer: Any) -> int:
     return -1 if layer.sliding_window_size is None else layer.sliding_window_size
 
 
-def load(config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int) -> DraftModel:
-    """`DraftModel`, with a failure said in one sentence that names the flag."""
+def load(config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int) -> PrivateModel:
+    """`PrivateModel`, with a failure said in one sentence that names the flag."""
     choose_expert_kernels(scheduler.model_config, model_config)
     try:
-        return DraftModel(config, model_config, scheduler, chunk_tokens=chunk_tokens)
+        return PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens)
     except Exception as error:
         raise ConfigError(
             f"{flag('draft_model_path')} {config.draft_model_path}: the draft could not be loaded: {error}"

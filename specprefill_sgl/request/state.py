@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from specprefill_sgl.backlog import Keep
-from specprefill_sgl.options import RequestOptions
-from specprefill_sgl.prompts import Outcome
+from specprefill_sgl.request.backlog import Keep
+from specprefill_sgl.request.options import RequestOptions
+from specprefill_sgl.request.prompts import Outcome
+from specprefill_sgl.request.skipcode import offsets_of
 from specprefill_sgl.selection.rule import Rule
-from specprefill_sgl.skipcode import offsets_of
 
 _ATTRIBUTE = "spec_prefill"
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specprefill_sgl import eligibility
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.draft.drafting import Drafting
-from specprefill_sgl.draft.model import DraftModel
-from specprefill_sgl.draft.sizes import MAX_PROMPTS
+from specprefill_sgl.methods.model_pass import ModelPass
+from specprefill_sgl.models.private import PrivateModel
+from specprefill_sgl.models.ranks import Ranks
+from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
-from specprefill_sgl.prompts import Cast, Outcome, Prompt
-from specprefill_sgl.ranks import Ranks
-from specprefill_sgl.selecting import Selected, select
+from specprefill_sgl.request import eligibility
+from specprefill_sgl.request.prompts import Cast, Outcome, Prompt
+from specprefill_sgl.request.skipcode import as_numpy
+from specprefill_sgl.request.turns import Turn, Turns
 from specprefill_sgl.selection.budget import keeps_everything
-from specprefill_sgl.skipcode import as_numpy
-from specprefill_sgl.turns import Turn, Turns
+from specprefill_sgl.stage.selecting import Selected, select
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Stage:
     Parameters
     ----------
     config : SpecPrefillConfig
-    draft : DraftModel
+    draft : PrivateModel
     ranks : Ranks
         The tensor-parallel ranks the draft's heads are split over.
     vocab_size : int
@@ -40,14 +40,14 @@ class Stage:
     """
 
     def __init__(
-        self, config: SpecPrefillConfig, draft: DraftModel, ranks: Ranks, *, vocab_size: int, window: int, after_snapshot: int
+        self, config: SpecPrefillConfig, draft: PrivateModel, ranks: Ranks, *, vocab_size: int, window: int, after_snapshot: int
     ):
         self.config, self.draft, self.window, self.after_snapshot = config, draft, window, after_snapshot
         self._ranks, self._vocab_size = ranks, vocab_size
         self.turns = Turns()
         self.whole_turns = Turns()  # of hybrid targets; apart, so that they never push out what was drafted
         self._prompts: list[Prompt] | None = None  # of the group in progress
-        self._drafting: Drafting | None = None
+        self._drafting: ModelPass | None = None
 
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
@@ -129,9 +129,9 @@ class Stage:
         if self._drafting is not None:
             self._drafting.cancel(index)
 
-    def source(self, prompts: Sequence[Prompt]) -> Drafting:
+    def source(self, prompts: Sequence[Prompt]) -> ModelPass:
         """Where votes come from."""
-        return Drafting(self.draft, prompts, self._ranks)
+        return ModelPass(self.draft, prompts, self._ranks)
 
     def advance(self) -> list[Outcome] | None:
         """One draft forward; the group's outcomes once it is done, else None.

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from specprefill_sgl.draft.drafted import DraftedPrompt
+from specprefill_sgl.models.recording import Recording
 from specprefill_sgl.scoring.packed import pack
 from specprefill_sgl.scoring.torch_scoring import layer_votes, max_votes
 from specprefill_sgl.scoring.triton_scoring import accumulate_votes, kernels_can
@@ -16,8 +16,8 @@ LayerHeads = Mapping[int, Sequence[int]]
 Counted = Sequence[tuple[int, int]]
 
 
-class Drafted(Protocol):
-    """What is read of a `DraftModel`: the layers that vote on a prompt by number, their sinks and keys."""
+class VotingModel(Protocol):
+    """What is read of a `PrivateModel`: the layers that vote on a prompt by number, their sinks and keys."""
 
     @property
     def device(self) -> torch.device: ...
@@ -28,14 +28,14 @@ class Drafted(Protocol):
 
 
 def votes_of(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    model: VotingModel, prompts: Sequence[Recording], *, pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Pooled attention onto each prompt, of this rank.
 
     Parameters
     ----------
-    draft : Drafted
-    prompts : sequence of DraftedPrompt
+    model : VotingModel
+    prompts : sequence of Recording
     pool_kernel : int
         Width of the pooling.
     counted : sequence of (begin, end)
@@ -50,25 +50,25 @@ def votes_of(
     """
     if not prompts:
         return []
-    on_kernels = draft.device.type == "cuda" and kernels_can(pool_kernel, _head_dim(prompts))
-    return (kernel_votes if on_kernels else torch_votes)(draft, prompts, pool_kernel, counted, heads)
+    on_kernels = model.device.type == "cuda" and kernels_can(pool_kernel, _head_dim(prompts))
+    return (kernel_votes if on_kernels else torch_votes)(model, prompts, pool_kernel, counted, heads)
 
 
 def torch_votes(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    model: VotingModel, prompts: Sequence[Recording], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """One prompt, one layer at a time."""
     found = []
     for prompt, tokens in zip(prompts, counted, strict=True):
-        layers, visible = draft.voting_layers(len(prompt.slots)), torch.tensor(prompt.visible, device=prompt.slots.device)
+        layers, visible = model.voting_layers(len(prompt.slots)), torch.tensor(prompt.visible, device=prompt.slots.device)
         each = (
             layer_votes(
                 prompt.queries[number],
-                draft.keys(layer)[draft.slots(layer, prompt.slots)],
+                model.keys(layer)[model.slots(layer, prompt.slots)],
                 scaling=layer.scaling,
                 logit_cap=layer.logit_cap,
                 pool_kernel=pool_kernel,
-                sinks=draft.sinks(number),
+                sinks=model.sinks(number),
                 visible=visible,
                 counted=tokens,
                 heads=None if heads is None else heads[number],
@@ -85,12 +85,12 @@ def torch_votes(
 
 
 def kernel_votes(
-    draft: Drafted, prompts: Sequence[DraftedPrompt], pool_kernel: int, counted: Counted, heads: LayerHeads | None
+    model: VotingModel, prompts: Sequence[Recording], pool_kernel: int, counted: Counted, heads: LayerHeads | None
 ) -> list[torch.Tensor]:
     """Two kernels a layer for all prompts together; keys are read where they lie."""
     lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
     packed = pack([prompt.slots for prompt in prompts], [prompt.visible for prompt in prompts], counted)
-    voting = [draft.voting_layers(length) for length in lengths]
+    voting = [model.voting_layers(length) for length in lengths]
     layers = {number: layer for own in voting for number, layer in own.items() if heads is None or number in heads}
     votes = [[number in own for own in voting] for number in layers]
     votes_of_layers = torch.tensor(votes, dtype=torch.bool, device=packed.slots.device)  # one copy: a copy waits for the device
@@ -100,19 +100,19 @@ def kernel_votes(
         accumulate_votes(
             out,
             pad_sequence([prompt.queries[number] for prompt in prompts], batch_first=True),
-            draft.keys(layer),
-            packed._replace(slots=draft.slots(layer, packed.slots), visible=visible),
+            model.keys(layer),
+            packed._replace(slots=model.slots(layer, packed.slots), visible=visible),
             scaling=layer.scaling,
             logit_cap=layer.logit_cap,
             pool_kernel=pool_kernel,
-            sinks=draft.sinks(number),
+            sinks=model.sinks(number),
             heads=None if heads is None else heads[number],
         )
     # contiguous, for the ranks to reduce
     return [own[:n].contiguous() for own, n in zip(out.split(lengths, dim=1), n_votes, strict=True)]
 
 
-def _head_dim(prompts: Sequence[DraftedPrompt]) -> int:
+def _head_dim(prompts: Sequence[Recording]) -> int:
     return max(queries.shape[-1] for queries in prompts[0].queries.values())
 
 

@@ -3,7 +3,7 @@
 import torch
 
 
-class DraftedPrompt:
+class Recording:
     """One drafted prompt: where its keys are and which queries vote, those of the window first.
 
     Attributes

@@ -1,0 +1,1 @@
+"""Who says which tokens matter: one file or folder each."""

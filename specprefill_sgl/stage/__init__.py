@@ -1,0 +1,1 @@
+"""The speculation stage: prompts in, kept positions or a reason out."""
