@@ -32,7 +32,7 @@ class HeadsFile(msgspec.Struct, kw_only=True):
 def save(path: Path, draft: Path, heads: Heads, provenance: dict[str, Any]) -> None:
     """Write the heads of the draft in a folder."""
     content = HeadsFile(fingerprint=fingerprint(draft), heads=heads, provenance=provenance)
-    path.write_text(json.dumps(msgspec.to_builtins(content), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(msgspec.to_builtins(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load(path: str, draft_path: str) -> Heads:

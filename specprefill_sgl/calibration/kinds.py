@@ -23,6 +23,8 @@ class Known(NamedTuple):
 
 
 Filler = Callable[[Random], str]  # a sentence that says nothing
+MIN_SENTENCES = 50  # of a text, so that those of a prompt differ
+_TRIES = 100
 
 
 def _words(text: str, separator: str | None = None) -> list[str]:
@@ -47,9 +49,17 @@ def plain(random: Random) -> str:
 
 
 def from_text(text: str) -> Filler:
-    """Sentences of a text."""
+    """Sentences of a text.
+
+    Raises
+    ------
+    ValueError
+        If there are too few to hide something among them.
+    """
     found = [" ".join(part.split()) + "." for part in text.replace("!", ".").replace("?", ".").split(".")]
-    sentences = [one for one in found if 40 <= len(one) <= 300]
+    sentences = [one for one in dict.fromkeys(found) if 40 <= len(one) <= 300]
+    if len(sentences) < MIN_SENTENCES:
+        raise ValueError(f"the text has {len(sentences)} sentences of 40 to 300 characters, not {MIN_SENTENCES}")
     return lambda random: random.choice(sentences)
 
 
@@ -95,7 +105,7 @@ def _two_hops(random: Random, words: int, filler: Filler) -> Known:
 
 
 def _quotation(random: Random, words: int, filler: Filler) -> Known:
-    while True:
+    for _ in range(_TRIES):
         sentence = filler(random).split()
         body = _hidden(random, [" ".join(sentence)], words, filler)
         half = len(sentence) // 2
@@ -103,6 +113,7 @@ def _quotation(random: Random, words: int, filler: Filler) -> Known:
         if half >= 4 and body.count(rest) == 1:
             beginning = " ".join(sentence[:half])
             return Known("quotation", f'{body}\n\nHow does the sentence go on that begins "{beginning}"?', (rest,))
+    raise ValueError("no sentence is unlike all others")
 
 
 def _fact(random: Random, words: int, filler: Filler) -> Known:

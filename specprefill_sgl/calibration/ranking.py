@@ -50,7 +50,7 @@ def find(model: Any, tokenizer: Any, known: Known, rule: Rule) -> Found:
         start = text.index(part)
         evidence |= np.array([first < start + len(part) and last > start for first, last in offsets])
     layers = read(model, ids, min(rule.window, len(ids))).layers
-    whole = [layer.window is None or layer.window >= len(ids) for layer in layers]
+    whole = [layer.window is None for layer in layers]  # prompts to come may be longer than these
     votes = np.full((len(layers), max(layer.queries.shape[1] for layer in layers)), np.nan)
     for number, layer in enumerate(layers):
         if whole[number] or not any(whole):

@@ -2,10 +2,13 @@
 
 import argparse
 import datetime
-import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
 
 from specprefill_sgl.calibration import kinds
 from specprefill_sgl.selection.rule import Heads, preset
@@ -18,10 +21,12 @@ def main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     if not (arguments.draft / "config.json").exists():
         sys.exit(f"calibrate: {arguments.draft} is no Hugging Face folder with a config.json.")
+    if not arguments.out.absolute().parent.is_dir():
+        sys.exit(f"calibrate: the folder of {arguments.out} does not exist.")
     try:
         material = _material(arguments)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        sys.exit(f"calibrate: the prompts cannot be read: {error!r}.")
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        sys.exit(f"calibrate: the prompts cannot be read: {error}.")
     import torch
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,6 +43,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"calibrate: {error}.")
     mean = ranking.scores(found)
     chosen = ranking.best_heads(mean, arguments.heads, arguments.layers)
+    if not chosen:
+        sys.exit("calibrate: no head votes for the evidence; have the prompts any?")
     held_out = _held_out(found, chosen, arguments.heads, arguments.layers)
     print(_table(chosen, mean, held_out))
     provenance = {
@@ -57,26 +64,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m specprefill_sgl calibrate", description=__doc__)
     parser.add_argument("draft", type=Path, help="Hugging Face folder of the draft")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
-    parser.add_argument("--heads", type=int, default=8, help="at most; default 8")
-    parser.add_argument("--layers", type=int, help="choose from the first layers only")
-    parser.add_argument("--prompts-per-kind", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=1024, help="of a prompt, about")
+    parser.add_argument("--heads", type=_positive, default=8, help="at most; default 8")
+    parser.add_argument("--layers", type=_positive, help="choose from the first layers only")
+    parser.add_argument("--prompts-per-kind", type=_positive, default=12)
+    parser.add_argument("--tokens", type=_positive, default=1024, help="of a prompt, about")
     parser.add_argument("--text", type=Path, help="prose to hide the answers in; default: sentences from built-in words")
     parser.add_argument("--prompts", type=Path, help='own prompts, a JSON object a line: {"prompt": ..., "evidence": [...]}')
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     return parser
 
 
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+class _Row(msgspec.Struct):
+    """A line of `--prompts`."""
+
+    prompt: str
+    evidence: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    kind: str = "own"
+
+
 def _material(arguments: argparse.Namespace) -> list[kinds.Known]:
     if arguments.prompts is not None:
-        rows = [json.loads(line) for line in arguments.prompts.read_text(encoding="utf-8").splitlines()]
-        return [kinds.Known(row.get("kind", "own"), row["prompt"], tuple(row["evidence"])) for row in rows]
+        rows = [msgspec.json.decode(line, type=_Row) for line in arguments.prompts.read_bytes().splitlines()]
+        if not rows:
+            raise ValueError(f"{arguments.prompts} is empty")
+        return [kinds.Known(row.kind, row.prompt, row.evidence) for row in rows]
     filler = kinds.plain if arguments.text is None else kinds.from_text(arguments.text.read_text(encoding="utf-8"))
     words = round(arguments.tokens * _WORDS_PER_TOKEN)
     return [known for kind in kinds.KINDS for known in kinds.prompts(kind, arguments.prompts_per_kind, words, filler)]
 
 
-def _held_out(found: list, chosen: Heads, count: int, layers: int | None) -> dict[str, list[float]]:
+def _held_out(found: list, chosen: Heads, count: int, layers: int | None) -> dict[str, list[float | None]]:
     """Kind -> mean votes for its evidence: of heads chosen by the other kinds, of those chosen by all, of every head."""
     from specprefill_sgl.calibration import ranking
 
@@ -86,13 +109,18 @@ def _held_out(found: list, chosen: Heads, count: int, layers: int | None) -> dic
         votes = ranking.scores(mine)
         by_others = ranking.best_heads(ranking.scores(others), count, layers) if others else ()
         means = [sum(votes[pair] for pair in heads) / max(len(heads), 1) for heads in (by_others, chosen)]
-        result[kind] = [round(float(value), 4) for value in (*means, votes[votes == votes].mean())]
+        result[kind] = [_rounded(float(value)) for value in (*means, np.nanmean(votes))]
     return result
 
 
-def _table(chosen: Heads, mean, held_out: dict[str, list[float]]) -> str:
+def _rounded(value: float) -> float | None:
+    """None: the heads are in windowed layers, which did not see all of this kind's prompts."""
+    return round(value, 4) if np.isfinite(value) else None
+
+
+def _table(chosen: Heads, mean, held_out: dict[str, list[float | None]]) -> str:
     lines = ["layer  head  its votes for a token of the evidence"]
     lines += [f"{layer:5d} {head:5d}  {mean[layer, head]:.4f}" for layer, head in chosen]
     lines += ["", "kind: heads chosen by the other kinds, the chosen ones, every head"]
-    lines += [f"{kind}: " + ", ".join(f"{value:.4f}" for value in values) for kind, values in held_out.items()]
+    lines += [f"{kind}: " + ", ".join(map(str, values)) for kind, values in held_out.items()]
     return "\n".join(lines)

@@ -33,7 +33,7 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
 
     from specprefill_sgl.hooks import verify
     from specprefill_sgl.models.private import load
-    from specprefill_sgl.scoring.triton_scoring import MAX_HEAD_DIM, MAX_POOL, kernels_can
+    from specprefill_sgl.scoring.triton_scoring import MAX_HEAD_DIM, kernels_can
 
     verify()
     draft_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
@@ -42,10 +42,7 @@ def init_draft(_result: Any, scheduler: Any, *_args: Any) -> None:
     draft = load(config, draft_config, scheduler, chunk_tokens=chunk_tokens)
     if draft.device.type == "cuda" and not kernels_can(config.rule.pool_kernel, compat.key_dim(draft_config)):
         logger.warning(
-            "--spec-prefill: plain torch computes the scores, slower than the kernels: these take %s up to %d, heads up to %d.",
-            flag("pool_kernel"),
-            MAX_POOL,
-            MAX_HEAD_DIM,
+            "--spec-prefill: plain torch computes the scores, slower than the kernels, which take heads up to %d.", MAX_HEAD_DIM
         )
     longest = min(draft.context_len, draft.max_tokens) - config.rule.lookahead
     if longest < config.min_tokens:
@@ -94,15 +91,23 @@ def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
     Raises
     ------
     ConfigError
-        If the draft fails on a first prompt; the server stops.
+        If the draft fails on a first prompt, or does not have the calibrated heads; the server stops.
     """
-    if (stage := stage_of(scheduler)) is not None:
-        with torch.no_grad():
-            stage.draft.init_runner()
-            able = stage.warm_up()
-        if not able:
-            path = f"{flag('draft_model_path')} {stage.config.draft_model_path}"
-            raise ConfigError(f"{path}: the draft failed on its first prompt; the log above says why")
+    if (stage := stage_of(scheduler)) is None:
+        return
+    from sglang.srt.runtime_context import get_parallel
+
+    config = stage.config
+    with torch.no_grad():
+        stage.draft.init_runner()
+        able = stage.warm_up()
+    if config.calibrated is not None and (
+        why := stage.draft.cannot_vote(config.calibrated, get_parallel().tp_group.world_size)
+    ):
+        raise ConfigError(f"{flag('heads')} {config.heads} cannot be used: {why}")
+    if not able:
+        path = f"{flag('draft_model_path')} {config.draft_model_path}"
+        raise ConfigError(f"{path}: the draft failed on its first prompt; the log above says why")
 
 
 def stage_of(scheduler: Any) -> Stage | None:

@@ -17,6 +17,7 @@ from specprefill_sgl.models.prefix_cache import prefix_cache
 from specprefill_sgl.models.runner import PrivateRunner, choose_expert_kernels, own_settings
 from specprefill_sgl.models.sizes import MAX_PROMPTS, pool_tokens
 from specprefill_sgl.request.prompts import Prompt
+from specprefill_sgl.selection.rule import Heads
 
 
 class PrivateModel:
@@ -131,6 +132,17 @@ class PrivateModel:
         """Query heads of a layer on this rank."""
         assert self._capture is not None
         return self._capture.layers[number].tp_q_head_num
+
+    def cannot_vote(self, heads: Heads, ranks: int) -> str | None:
+        """Why these heads of all ranks cannot be those that vote, after a first forward; None if they can."""
+        assert self._capture is not None
+        layers = self._capture.layers
+        for layer, head in heads:
+            if layer not in layers or head >= self.heads_of(layer) * ranks:
+                return f"the draft has no head {head} in attention layer {layer}"
+        if not {layer for layer, _ in heads} & self.voting_layers(self.context_len).keys():
+            return "all its heads are in layers whose sliding window does not reach over a long prompt"
+        return None
 
     def sinks(self, number: int) -> torch.Tensor | None:
         """Attention sinks of one layer, [heads], or None."""

@@ -15,7 +15,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     state : PromptState
         Of a request whose outcome is decided.
     final : bool
-        Whether this is the request's last output; `positions` and `scores` are sent only with that one.
+        Whether this is the request's last output; `positions`, `scores` and `votes` are sent only with that one.
     """
     outcome = state.outcome
     assert outcome is not None

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from specprefill_sgl.config import SpecPrefillConfig
 from specprefill_sgl.request.options import RequestOptions
 
+_STEPS = 8  # of the keep ratio, down to nothing
+
 
 class Keep(NamedTuple):
     """A keep ratio and who chose it: "server", "request" or "backlog"."""
@@ -17,10 +19,27 @@ def keep(options: RequestOptions, config: SpecPrefillConfig, waiting: int) -> Ke
     """The ratio of one of `waiting` requests without a decision.
 
     Of more than `--spec-prefill-backlog` requests, each keeps as much less as there are more of them, so that the tokens the
-    target must prefill stay what that many requests keep; but never less than the minimum. No clock is read: ranks agree.
+    target must prefill do not exceed what that many requests keep; but never less than the minimum. It falls by eighths: the
+    same prompt asked again mostly has the same ratio, and finds its KV. No clock is read: ranks agree.
     """
-    asked = Keep(config.keep_ratio, "server") if options.keep_ratio is None else Keep(options.keep_ratio, "request")
-    lowest = config.keep_min if options.keep_min is None else options.keep_min
-    if lowest is None or lowest >= asked.ratio or waiting <= config.backlog:
+    asked, lowest = _asked(options, config)
+    if lowest >= asked.ratio or waiting <= config.backlog:
         return asked
-    return Keep(max(lowest, asked.ratio * config.backlog / waiting), "backlog")
+    return Keep(max(lowest, asked.ratio * (_STEPS * config.backlog // waiting) / _STEPS), "backlog")
+
+
+def may_fall(options: RequestOptions, config: SpecPrefillConfig) -> bool:
+    """Whether some backlog would lower the ratio of this request."""
+    asked, lowest = _asked(options, config)
+    return lowest < asked.ratio
+
+
+def _asked(options: RequestOptions, config: SpecPrefillConfig) -> tuple[Keep, float]:
+    """Without a backlog, and what it may fall to. The server's minimum is no bound of a request's own ratio."""
+    if options.keep_ratio is not None:
+        return Keep(options.keep_ratio, "request"), _given(options.keep_min, options.keep_ratio)
+    return Keep(config.keep_ratio, "server"), _given(options.keep_min, config.keep_min, config.keep_ratio)
+
+
+def _given(*ratios: float | None) -> float:
+    return next(ratio for ratio in ratios if ratio is not None)

@@ -72,6 +72,8 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
         values[name] = read(key, custom_params[key])
     changes = tuple((name, values.pop(name)) for name in CHANGEABLE if name in values)
     options = RequestOptions(**values, changes=changes)
+    if options.keep_min is not None and options.keep_ratio is not None and options.keep_min > options.keep_ratio:
+        _refuse("spec_prefill_keep_min", f"must be at most spec_prefill_keep_ratio, got {options.keep_min}")
     if prompt_tokens is not None and any(end > prompt_tokens for _, end in options.protect):
         _refuse(PROTECT, f"reaches beyond the prompt's {prompt_tokens} tokens")
     return options

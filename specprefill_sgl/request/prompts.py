@@ -141,3 +141,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
+
+    def is_whole(self, prompt_tokens: int) -> bool:
+        """Whether everything is kept because the budget covers it."""
+        return self.positions is not None and len(self.positions) == prompt_tokens

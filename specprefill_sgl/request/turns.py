@@ -46,7 +46,8 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     @property
     def size(self) -> int:
         """Numbers it holds."""
-        return len(self.ids) + len(self.positions if self.positions is not None else ()) + sum(map(len, self.answers))
+        arrays = (self.positions, self.scores)
+        return len(self.ids) + sum(len(one) for one in arrays if one is not None) + sum(map(len, self.answers))
 
     def end_in(self, ids: array) -> int:
         """Where an answer to this prompt ends in longer `ids`; its last token may be missing there. 0: there is none."""

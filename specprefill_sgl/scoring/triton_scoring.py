@@ -14,9 +14,9 @@ import triton.language as tl
 
 from specprefill_sgl.scoring.packed import PackedPrompts
 from specprefill_sgl.scoring.triton_tiles import attention_logits, heads_of_tile, load_keys, load_queries, window_sums
+from specprefill_sgl.selection.rule import MAX_POOL
 
 MAX_SPLITS = 64  # parts of a prompt in the first pass, so that one long prompt fills a GPU
-MAX_POOL = 63  # a block must be wider than its halo on both sides
 MAX_HEAD_DIM = 256
 MAX_ROWS = 32  # queries (heads by votes) in one product, unless more vote: more spill registers
 

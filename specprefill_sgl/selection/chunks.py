@@ -28,7 +28,7 @@ class Cut(NamedTuple):
 
     def positions(self, chunks: np.ndarray) -> np.ndarray:
         """Token positions of the given chunks, int64 [kept_tokens]."""
-        positions = (chunks[:, None] * self.size + np.arange(self.size)).ravel()
+        positions = (chunks[:, None] * self.size + np.arange(min(self.size, self.n_tokens))).ravel()
         return positions[positions < self.n_tokens]
 
     @property

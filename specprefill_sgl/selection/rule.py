@@ -8,6 +8,7 @@ Preset = Literal["best", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 Heads = tuple[tuple[int, int], ...]  # (attention layer in order, query head)
 MAX_WINDOW = 256
+MAX_POOL = 63  # what the kernels take: a block must be wider than its halo on both sides
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +26,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     over_votes : {"mean", "max"}
         A token's importance over the votes.
     pool_kernel : int
-        Width of the average pooling over positions, odd.
+        Width of the average pooling over positions, odd, at most 63.
     chunk_size : int
         Tokens per chunk, the unit of selection.
     budget_unit : {"chunks", "tokens"}
@@ -94,7 +95,7 @@ CHANGEABLE = (
 _RANGES = {
     "lookahead": (1, 2**31 - 1),
     "window": (0, MAX_WINDOW),
-    "pool_kernel": (1, 2**31 - 1),
+    "pool_kernel": (1, MAX_POOL),
     "chunk_size": (1, 2**31 - 1),
     "ignore_first": (0, 2**31 - 1),
 }

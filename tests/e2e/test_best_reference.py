@@ -81,13 +81,13 @@ def test_while_others_wait_less_is_kept(case):
     """Sixteen prompts at once, each longer than a draft forward: those that wait with another one keep less."""
     server, _, _ = case
     server.flush()
-    custom = {"spec_prefill_keep_ratio": 0.3}
+    custom = {"spec_prefill_keep_ratio": 0.3, "spec_prefill_keep_min": 0.1}
     with ThreadPoolExecutor(16) as pool:
         replies = list(pool.map(lambda seed: server.generate(prompt_ids(1023, seed=seed), custom=custom), range(16)))
     found = [reply["meta_info"]["spec_prefill"] for reply in replies]
     fallen = [info for info in found if info["keep_ratio_reason"] == "backlog"]
     assert fallen
-    assert {info["keep_ratio_used"] for info in fallen} <= {max(0.1, 0.3 * 1 / waiting) for waiting in range(2, 17)}
+    assert {info["keep_ratio_used"] for info in fallen} <= {max(0.1, 0.3 * (8 // waiting) / 8) for waiting in range(2, 17)}
     assert all(info["keep_ratio_used"] == 0.3 for info in found if info["keep_ratio_reason"] == "request")
     for info in found:
         assert info["kept_tokens"] == pytest.approx(info["keep_ratio_used"] * 1023, abs=8)

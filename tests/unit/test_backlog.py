@@ -16,7 +16,8 @@ def _config(**values):
     [
         (1, 0.2, "server"),
         (8, 0.2, "server"),
-        (10, 0.16, "backlog"),
+        (10, 0.15, "backlog"),  # 8 / 10, rounded down to 6 / 8
+        (11, 0.125, "backlog"),
         (16, 0.1, "backlog"),
         (17, 0.1, "backlog"),
         (999, 0.1, "backlog"),
@@ -36,7 +37,8 @@ def test_without_a_minimum_it_does_not_fall():
 def test_a_request_has_the_last_word():
     config = _config(keep_min=0.1, backlog=4)
     assert keep(RequestOptions(keep_ratio=0.5), config, 4) == (0.5, "request")
-    assert keep(RequestOptions(keep_ratio=0.5), config, 8) == (0.25, "backlog")
-    assert keep(RequestOptions(keep_ratio=0.05), config, 8) == (0.05, "request")  # less than the minimum already
+    assert keep(RequestOptions(keep_ratio=0.5), config, 8) == (0.5, "request")
+    assert keep(RequestOptions(keep_ratio=0.5, keep_min=0.1), config, 8) == (0.25, "backlog")
+    assert keep(RequestOptions(keep_ratio=1), config, 999) == (1, "request")
     assert keep(RequestOptions(keep_min=0.2), config, 99) == (0.2, "server")
     assert keep(RequestOptions(keep_min=0.15), _config(), 99) == (0.15, "backlog")

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specprefill_sgl.calibration import heads_file, kinds, ranking
 from specprefill_sgl.calibration.reader import LayerReading, read
@@ -80,9 +81,49 @@ def test_prompts_hold_their_evidence_once_and_ask_for_it(kind):
 
 
 def test_a_text_is_the_haystack():
-    filler = kinds.from_text("Too short. " + "This sentence here is long enough to be taken as one! " * 3)
-    (known,) = kinds.prompts("one key", 1, 60, filler)
-    assert known.prompt.count("This sentence here is long enough to be taken as one.") > 3
+    text = "Too short. " + " ".join(f"Sentence {number} of them is long enough to be taken as one!" for number in range(50))
+    (known,) = kinds.prompts("one key", 1, 60, kinds.from_text(text))
+    assert known.prompt.count("of them is long enough to be taken as one.") > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("This sentence here is long enough to be taken as one. " * 99, "1 sentences"),
+        ("".join(f"The very same sentence but for the word at its start, {n}. " for n in range(9)), "9 sentences"),
+    ],
+)
+def test_a_text_of_too_few_sentences_is_refused(text, said, pair_of, tmp_path):
+    file = tmp_path / "text"
+    file.write_text(text)
+    with pytest.raises(SystemExit, match=said):
+        calibrate.main([str(pair_of("llama")[1]), "--out", str(tmp_path / "h"), "--text", str(file)])
+
+
+def test_sentences_that_end_alike_are_no_quotation():
+    filler = kinds.from_text(
+        " ".join(f"{n} but for the word at its start all these sentences are the same." for n in range(60))
+    )
+    with pytest.raises(ValueError, match="unlike all others"):
+        kinds.prompts("quotation", 1, 200, filler)
+
+
+def test_heads_of_windowed_layers_are_not_chosen_where_others_see_everything(monkeypatch, pair_of):
+    """Their window reaches over the short prompts of the calibration, not over those to come."""
+    folder = pair_of("llama")[1]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (known,) = kinds.prompts("one key", 1, 60, kinds.plain)
+    read = ranking.read
+
+    def windowed(*arguments):
+        forward = read(*arguments)
+        return forward._replace(layers=[forward.layers[0]._replace(window=10**6), *forward.layers[1:]])
+
+    monkeypatch.setattr(ranking, "read", windowed)
+    votes = ranking.find(model, tokenizer, known, preset("best", ())).votes
+    assert np.isnan(votes[0]).all()
+    assert not np.isnan(votes[1:]).any()
 
 
 def test_the_command_writes_what_a_server_with_this_draft_reads(pair_of, tmp_path, capsys):
@@ -102,7 +143,11 @@ def test_the_command_writes_what_a_server_with_this_draft_reads(pair_of, tmp_pat
     [
         ('{"prompt": "a b c", "evidence": ["z"]}', "0 times"),
         ('{"prompt": "a b c"}', "cannot be read"),
+        ('{"prompt": "a b c", "evidence": []}', "cannot be read"),
+        ('{"prompt": "a b c", "evidence": "a"}', "cannot be read"),
+        ("[1]", "cannot be read"),
         ("{", "cannot be read"),
+        ("", "is empty"),
     ],
 )
 def test_prompts_that_cannot_be_used(rows, said, pair_of, tmp_path):
@@ -110,6 +155,18 @@ def test_prompts_that_cannot_be_used(rows, said, pair_of, tmp_path):
     file.write_text(rows)
     with pytest.raises(SystemExit, match=said):
         calibrate.main([str(pair_of("llama")[1]), "--out", str(tmp_path / "h"), "--prompts", str(file), "--dtype", "float32"])
+
+
+def test_a_folder_that_is_not_there_is_noticed_first(pair_of, tmp_path):
+    with pytest.raises(SystemExit, match="does not exist"):
+        calibrate.main([str(pair_of("llama")[1]), "--out", str(tmp_path / "nowhere" / "h")])
+
+
+@pytest.mark.parametrize("option", ["--heads", "--layers", "--prompts-per-kind", "--tokens"])
+def test_counts_are_positive(option, pair_of, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        calibrate.main([str(pair_of("llama")[1]), "--out", str(tmp_path / "h"), option, "0"])
+    assert option in capsys.readouterr().err
 
 
 def test_a_draft_that_is_no_folder(tmp_path):

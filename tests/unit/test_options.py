@@ -113,6 +113,7 @@ def test_a_request_changes_the_servers_rule():
         ("spec_prefill_over_votes", None),
         ("spec_prefill_pool_kernel", 4),
         ("spec_prefill_pool_kernel", 0),
+        ("spec_prefill_pool_kernel", 65),
         ("spec_prefill_chunk_size", 0),
         ("spec_prefill_budget_unit", "words"),
         ("spec_prefill_ignore_first", True),
@@ -127,6 +128,11 @@ def test_bad_fields_are_named(key, value):
     with pytest.raises(RequestError) as error:
         parse({key: value}, prompt_tokens=10)
     assert str(error.value).split()[0] == key
+
+
+def test_a_minimum_is_not_above_the_requests_own_ratio():
+    with pytest.raises(RequestError, match="spec_prefill_keep_min must be at most spec_prefill_keep_ratio"):
+        parse({"spec_prefill_keep_ratio": 0.1, "spec_prefill_keep_min": 0.2})
 
 
 JSON_VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists)

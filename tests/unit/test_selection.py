@@ -1,6 +1,7 @@
 """Selection: budget kept, last token kept, protected spans kept, ascending, ties to the lower index."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -132,6 +133,16 @@ def test_a_tail_of_tokens(keep_ratio, tail):
 def test_the_forced_tail_ends_at_the_first_chunk_that_is_not():
     assert cut(1025, chunk_size=8, keep_last=48, protect=[(0, 100)]).forced_tail == 6 * 8 + 1
     assert cut(64, chunk_size=8, protect=[(0, 64)]).forced_tail == 64
+
+
+def test_a_chunk_longer_than_the_prompt_takes_no_more_memory_than_the_prompt():
+    tracemalloc.start()
+    one = cut(1000, chunk_size=2**31 - 1)
+    assert keeps_everything(one, 0.1, "tokens")
+    assert one.positions(np.array([0])).tolist() == list(range(1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_ties_go_to_the_lower_index():

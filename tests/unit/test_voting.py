@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from specprefill_sgl.models.private import PrivateModel
 from specprefill_sgl.models.recording import Recording
 from specprefill_sgl.scoring.voting import kernel_votes, own_heads, torch_votes, votes_of
 from tests.support.device import DEVICE
@@ -105,3 +106,20 @@ def test_layers_without_a_chosen_head_leave_zeros(votes):
 
 def test_nothing_to_vote_on():
     assert votes_of(_Draft(torch.float32), [], pool_kernel=13, counted=[], heads=None) == []
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        (((1, 0), (0, 7)), None),  # 4 heads on each of two ranks
+        (((1, 0), (0, 8)), "no head 8 in attention layer 0"),
+        (((2, 0),), "no head 0 in attention layer 2"),
+        (((0, 1), (0, 2)), "sliding window"),
+    ],
+)
+def test_heads_that_a_model_cannot_let_vote(heads, said):
+    layers = {number: SimpleNamespace(tp_q_head_num=4, sliding_window_size=window) for number, window in enumerate((63, None))}
+    model = object.__new__(PrivateModel)
+    model._capture, model._lookahead, model.context_len = SimpleNamespace(layers=layers), 8, 1000
+    why = model.cannot_vote(heads, ranks=2)
+    assert why is None if said is None else said in why
