@@ -30,6 +30,8 @@ keeps. Rows with provenance: `results/`.
 
 ## What each part of best is worth
 
+Differences of losses; positive is worse than what is subtracted. Other parts: the tables of how it was chosen, below.
+
 {ablations}
 
 ## Weaker drafts
@@ -82,8 +84,8 @@ def _measured(folder: Path, rows: list[dict]) -> dict[str, str]:
     tables = (
         report.headline(rows, tasks.NAMED),
         report.by_task(rows, tasks.TASKS),
-        report.ablations(rows, parts, lambda _: BEST),
-        report.ablations(rows, layers, lambda name: name.replace(BEST, PAPER) if name.startswith(BEST) else PAPER),
+        report.differences(rows, [*((name, BEST) for name in parts), (report.UNCALIBRATED, SAME)]),
+        report.differences(rows, [(name, name.replace(BEST, PAPER) if name.startswith(BEST) else PAPER) for name in layers]),
         adaptive.study(tried, rows),
     )
     return dict(zip(_PARTS, tables, strict=True))

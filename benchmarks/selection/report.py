@@ -1,7 +1,7 @@
 """Tables of the selection bench: means with tasks weighted alike, differences paired by prompt, bootstrap within tasks."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -79,14 +79,15 @@ def by_task(rows: Sequence[dict], tasks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def ablations(rows: Sequence[dict], methods: Sequence[str], minus: Callable[[str], str]) -> str:
-    """Differences of other rules, short prompts: nats per answer token, positive is worse than what is named."""
+def differences(rows: Sequence[dict], pairs: Sequence[tuple[str, str]]) -> str:
+    """One rule's loss minus another's on the same prompts: nats per answer token, positive is worse."""
+    methods = {method for method, _ in pairs}
     cells = [(length, ratio, mine) for length, ratio, mine in _cells(rows) if any(row["method"] in methods for row in mine)]
     head = " | ".join(f"{length} at {ratio:g}" for length, ratio, _ in cells)
     lines = [f"| rule | minus | {head} |", "|---" * (2 + len(cells)) + "|"]
-    for method in methods:
-        values = " | ".join(cell(mine, method, minus(method)) for _, _, mine in cells)
-        lines.append(f"| {method} | {minus(method)} | {values} |")
+    for method, minus in pairs:
+        values = " | ".join(cell(mine, method, minus) for _, _, mine in cells)
+        lines.append(f"| {method} | {minus} | {values} |")
     return "\n".join(lines)
 
 
