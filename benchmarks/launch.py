@@ -36,9 +36,10 @@ def command(model: Path, *options: str, **defaults: str) -> list[str]:
     return [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve()), *words, *options]
 
 
-def sparse_flags(draft: Path | str, **options: object) -> list[str]:
-    """`--spec-prefill` with a draft, a folder or a name; `min_tokens=16` is `--spec-prefill-min-tokens 16`."""
-    values = {"draft_model_path": draft.resolve() if isinstance(draft, Path) else draft, **options}
+def sparse_flags(draft: Path | str | None, **options: object) -> list[str]:
+    """`--spec-prefill` with a draft, a folder or a name, if any; `min_tokens=16` is `--spec-prefill-min-tokens 16`."""
+    path = draft.resolve() if isinstance(draft, Path) else draft
+    values = ({} if path is None else {"draft_model_path": path}) | options
     words = [word for name, value in values.items() for word in (f"--spec-prefill-{name.replace('_', '-')}", str(value))]
     return ["--spec-prefill", *words]
 

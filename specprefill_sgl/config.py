@@ -13,7 +13,7 @@ from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Pr
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 
-_LOWEST = {"min_tokens": 0, "backlog": 1, "keep_first": 0, "keep_last": 0}
+_LOWEST = {"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0}
 
 
 class ConfigError(ValueError):
@@ -25,7 +25,10 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    draft_model_path : str
+    method : tuple of str
+        Who says which tokens matter, the first unless a request says otherwise (`methods.registry`); on the command line
+        separated by commas.
+    draft_model_path : str or None
         Hugging Face directory or name of the draft model.
     keep_ratio : float
         Fraction of the prompt that is kept, in (0, 1] (README, What is computed, 5).
@@ -37,10 +40,12 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Prompts shorter than this are prefilled dense.
     selection : {"best", "paper"}
         The rule that chooses tokens; `lookahead` to `ignore_tail` change it, None leaves it as it is (`selection.rule.Rule`).
-    heads : str or None
-        File of calibrated heads, from `python -m specprefill_sgl calibrate`.
-    calibrated : tuple of (layer, head) or None
-        What that file lists; read at start.
+    layers : int or None
+        First layers of the target that read, of the method early-layers.
+    heads : tuple of str
+        Files of calibrated heads, from `python -m specprefill_sgl calibrate`; on the command line separated by commas.
+    calibrated : dict of str to tuple of (layer, head)
+        What these list, by the method whose model they fit; read at start.
     keep_first : int
         Tokens at the start whose chunks are always kept.
     keep_last : int or None
@@ -52,14 +57,16 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Size of the draft's KV pool; None: the draft's context plus the lookahead of one batch.
     """
 
-    draft_model_path: str
+    method: tuple[str, ...] = ("draft",)
+    draft_model_path: str | None = None
     keep_ratio: float = 0.2
     keep_min: float | None = None
     backlog: int = 8
     min_tokens: int = 1024
     selection: Preset = "best"
-    heads: str | None = None
-    calibrated: Heads | None = None
+    layers: int | None = None
+    heads: tuple[str, ...] = ()
+    calibrated: dict[str, Heads] = {}
     lookahead: int | None = None
     window: int | None = None
     window_votes: Literal["pooled", "turns"] | None = None
@@ -77,11 +84,11 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rule(self) -> Rule:
         """The rule of requests that ask for no other."""
-        return self.rule_for(self.selection)
+        return self.rule_for(self.selection, self.method[0])
 
-    def rule_for(self, name: Preset) -> Rule:
-        """A preset with the server's heads; the server's own choice of settings belongs to its own preset."""
-        rule = preset(name, self.calibrated)
+    def rule_for(self, name: Preset, method: str) -> Rule:
+        """A preset with a method's heads; the server's own choice of settings belongs to its own preset."""
+        rule = preset(name, self.calibrated.get(method))
         if name != self.selection:
             return rule
         changed = {field: value for field in CHANGEABLE if (value := getattr(self, field)) is not None}
@@ -162,10 +169,9 @@ def _read(source: str, text: str) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
-    if not values.get("draft_model_path"):
-        raise ConfigError(f"--spec-prefill needs {flag('draft_model_path')}.")
-    if isinstance(roles := values.get("protect_roles"), str):
-        values = {**values, "protect_roles": [one.strip() for one in roles.split(",")]}
+    for name in ("method", "protect_roles", "heads"):
+        if isinstance(text := values.get(name), str):
+            values = {**values, name: [one.strip() for one in text.split(",")]}
     if (text := values.get("ignore_tail")) in ("true", "false"):  # a command line's
         values = {**values, "ignore_tail": text == "true"}
     try:
@@ -173,7 +179,10 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`") if "$." in str(error) else "config"
         raise ConfigError(f"{flag(field)}: {error}.") from None
-    config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
+    if config.draft_model_path is not None:
+        config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
+    if len(set(config.method)) < max(len(config.method), 1):
+        _out_of_range("method", "names, each once", ",".join(config.method))
     if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):
         _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
     if config.keep_min is not None and not 0 < config.keep_min <= config.keep_ratio:

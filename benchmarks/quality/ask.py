@@ -23,6 +23,7 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
         custom["spec_prefill_keep_ratio"] = keep_ratio
     if method in CONTROLS:
         end = count_tokens(example.prompt)
+        custom["spec_prefill_method"] = method
         custom["spec_prefill_protect"] = [end - count_tokens(example.question), end]
     params = {"temperature": 0, "max_new_tokens": count_tokens(example.answer) + 3, "custom_params": custom}
     response = requests.post(url + "/generate", json={"text": example.prompt, "sampling_params": params}, timeout=600)

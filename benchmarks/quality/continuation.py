@@ -24,7 +24,7 @@ TOKENS = 12  # of each continuation
 def run(server: QualityServer, tokenizer, length: int, documents: int, results: Results) -> None:
     """Negative log likelihood (nats) of each continuation token, one row per document, method and keep ratio."""
     count = functools.partial(_count, tokenizer)
-    server.choose(SPECPREFILL)
+    server.choose()
     todo = []
     for number in range(documents):
         example = tasks.continuation(length, number, count)

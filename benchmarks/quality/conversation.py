@@ -10,7 +10,6 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.quality import tasks
-from benchmarks.quality.matrix import SPECPREFILL
 from benchmarks.quality.report import interval
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import QualityServer
@@ -38,7 +37,7 @@ def run(server: QualityServer, tokenizer, length: int, keep_ratio: float, conver
                 } in results:
                     bar.update(TURNS)
                     continue
-                server.choose(SPECPREFILL, turns=setting)
+                server.choose(turns=setting)
                 for row in _conversation(server.url, tokenizer, length, keep_ratio, number, dense=setting is None):
                     results.add({"method": mode, "task": "conversation", **row})
                     bar.update()

@@ -82,8 +82,7 @@ def send(blocks: list[Block], server: QualityServer, results: Results, count_tok
     with tqdm(total=sum(len(cells) for _, cells in todo), smoothing=0.05, desc="requests") as bar:
         for block, cells in todo:
             if cells:
-                selector = SPECPREFILL if block.method in (SELF_DRAFT, BEST) else block.method
-                server.choose(selector, selection="best" if block.method == BEST else "paper", **block.settings)
+                server.choose(selection="best" if block.method == BEST else "paper", **block.settings)
                 bar.set_postfix_str(f"{block.method} {block.settings or ''}")
                 ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar)
 

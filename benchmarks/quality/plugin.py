@@ -1,7 +1,7 @@
-"""The SGLang plugin of the quality bench: lets a file choose the selector and the ablation while the server runs.
+"""The SGLang plugin of the quality bench: adds the controls to the methods, lets a file choose the ablation of a server.
 
-Loaded only by servers that `quality.server` starts. It replaces the source of votes (`Stage.source`), never what comes after,
-and remembers votes, so that one prompt at several keep ratios is drafted once.
+Loaded only by servers that `quality.server` starts. It wraps the passes of methods that read with a model, and remembers their
+votes, so that one prompt at several keep ratios is read once.
 """
 
 import json
@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks.quality.controls import CONTROLS
+from benchmarks.quality import control_methods
 from specprefill_sgl.request.prompts import Cast
-from specprefill_sgl.request.skipcode import as_numpy
 
 SETTINGS = "SPECPREFILL_QUALITY_SETTINGS"
 _REMEMBERED = 2000  # prompts
@@ -24,74 +23,69 @@ _OF_RULE = ("lookahead", "window", "window_votes", "pool_kernel", "chunk_size")
 
 
 def settings() -> dict[str, Any]:
-    """`method`, `selection`, and for ablations fields of the rule (`_OF_RULE`), `over_heads`, `positions` and `turns`."""
+    """`selection`, and for ablations fields of the rule (`_OF_RULE`), `over_heads`, `positions` and `turns`."""
     return json.loads(Path(os.environ[SETTINGS]).read_text())
 
 
 class Remembered:
-    """A source of votes (see `specprefill_sgl.methods.model_pass.ModelPass`) that drafts only prompts it has not seen."""
+    """A pass (`specprefill_sgl.methods.protocol.Pass`) that reads only prompts it has not seen."""
 
     memo: ClassVar[dict[tuple[bytes, str], Cast]] = {}
 
-    def __init__(self, source: Callable, stage: Any, prompts: Sequence):
+    def __init__(self, begin: Callable[[Any, Sequence], Any], method: Any, prompts: Sequence):
         if len(self.memo) > _REMEMBERED:
             self.memo.clear()
-        now = settings()
-        key = json.dumps(now, sort_keys=True)
+        key = json.dumps(settings(), sort_keys=True)
         # a tail that is kept is not counted, and how long it is depends on the keep ratio
         self._keys = [(prompt.ids.tobytes(), f"{key} {prompt.counted}") for prompt in prompts]
         self._missing = [at for at, one in enumerate(self._keys) if one not in self.memo]
-        self._drafting = None
-        if now["method"] in CONTROLS:
-            for at in self._missing:
-                control = CONTROLS[now["method"]](as_numpy(prompts[at].ids), prompts[at].rule.chunk_size)
-                self.memo[self._keys[at]] = Cast(torch.from_numpy(control).float()[None], 0, [], [])
-        elif self._missing:
-            self._drafting = source(stage, [prompts[at] for at in self._missing])
+        self._pass = begin(method, [prompts[at] for at in self._missing]) if self._missing else None
         self.cached = [0] * len(prompts)
 
     @property
     def has_read(self) -> bool:
-        return self._drafting is not None and self._drafting.has_read
+        return self._pass is not None and self._pass.has_read
 
     def step(self) -> bool:
-        return self._drafting is None or self._drafting.step()
+        return self._pass is None or self._pass.step()
 
     def cancel(self, index: int) -> None:
         """Nothing: the bench cancels no request."""
 
     def joined(self, cast: Cast) -> Cast:
-        """As the draft's own: the bench has one rank."""
-        return cast if self._drafting is None else self._drafting.joined(cast)
+        """As the method's own: the bench has one rank."""
+        return cast if self._pass is None else self._pass.joined(cast)
 
     def votes(self) -> list[Cast]:
-        if self._drafting is not None:
-            self.memo.update(zip((self._keys[at] for at in self._missing), self._drafting.votes(), strict=True))
+        if self._pass is not None:
+            self.memo.update(zip((self._keys[at] for at in self._missing), self._pass.votes(), strict=True))
         return [self.memo[key] for key in self._keys]
 
     def release(self) -> None:
-        if self._drafting is not None:
-            self._drafting.release()
+        if self._pass is not None:
+            self._pass.release()
 
 
 def register() -> None:
-    """Wrap the stage; idempotent."""
+    """Wrap what is measured; idempotent."""
+    control_methods.register()
     from specprefill_sgl.hooks import decisions
     from specprefill_sgl.hooks import scheduler as scheduler_hooks
+    from specprefill_sgl.methods.model_method import ModelMethod
     from specprefill_sgl.request import state, turns
     from specprefill_sgl.scoring import voting
-    from specprefill_sgl.stage import selecting, stage
+    from specprefill_sgl.stage import selecting
 
-    if stage.Stage.source.__module__ == __name__:
+    if ModelMethod.begin.__module__ == __name__:
         return
-    source, decide, in_context = stage.Stage.source, state.PromptState.decide, decisions.in_context
+    begin, decide, in_context = ModelMethod.begin, state.PromptState.decide, decisions.in_context
     layer_votes, max_votes = voting.layer_votes, voting.max_votes
 
     def ruled(scheduler, req, the_stage, waiting):
         now = settings()
         changed = {name: now[name] for name in _OF_RULE if name in now}
         own = state.state_of(req)
-        own.rule = msgspec.structs.replace(the_stage.config.rule_for(now["selection"]), **changed)
+        own.rule = msgspec.structs.replace(the_stage.config.rule_for(now["selection"], own.method), **changed)
         return in_context(scheduler, req, the_stage, waiting)
 
     def over_heads(*arguments, **options):
@@ -118,7 +112,7 @@ def register() -> None:
         return None if settings().get("turns") == "fresh" else continued(self, ids, namespace)
 
     selecting._positions, turns.Turns.continued = without_revival, only_if_sticky
-    stage.Stage.source = lambda self, prompts: Remembered(source, self, prompts)
+    ModelMethod.begin = lambda self, prompts: Remembered(begin, self, prompts)
     scheduler_hooks.in_context = ruled
     voting.layer_votes, voting.max_votes, voting.kernel_votes = over_heads, over_layers, voting.torch_votes
     state.PromptState.decide = decide_positions

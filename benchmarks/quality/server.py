@@ -1,4 +1,4 @@
-"""The server under test, with a switch for the selector: one server for every method that shares a draft."""
+"""The server under test, with a switch for the rule: one server for every method that shares a draft."""
 
 import contextlib
 import json
@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import launch
+from benchmarks.quality.controls import CONTROLS
 from benchmarks.quality.plugin import SETTINGS
 
-_SETTINGS = {"method": "specprefill", "selection": "paper"}
+_SETTINGS = {"selection": "paper"}
 
 
 class QualityServer:
-    """A running server: its URL, and which selector its next requests meet."""
+    """A running server: its URL, and which rule its next requests meet."""
 
     def __init__(self, url: str, settings: Path):
         self.url, self._settings = url, settings
 
-    def choose(self, method: str, **changed: object) -> None:
-        """Select a method and settings for all requests from now on; the radix cache is emptied."""
+    def choose(self, **changed: object) -> None:
+        """Settings for all requests from now on; the radix cache is emptied."""
         launch.flush(self.url)
-        self._settings.write_text(json.dumps({**_SETTINGS, "method": method, **changed}))
+        self._settings.write_text(json.dumps({**_SETTINGS, **changed}))
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[Qu
     env = launch.plugin_environment(folder, "specprefill_quality", "benchmarks.quality.plugin:register")
     words = launch.command(
         target,
-        *launch.sparse_flags(draft, min_tokens=64, selection="paper"),
+        *launch.sparse_flags(draft, min_tokens=64, selection="paper", method=",".join(["draft", *CONTROLS])),
         *options,
         dtype="float32",
         max_total_tokens="40000",

@@ -1,6 +1,7 @@
 """The file of calibrated heads: which (layer, head) pairs of one draft find what a question asks for."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,39 @@ def save(path: Path, draft: Path, heads: Heads, provenance: dict[str, Any]) -> N
     path.write_text(json.dumps(msgspec.to_builtins(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load(path: str, draft_path: str) -> Heads:
-    """The heads in a file, for a draft: a folder, or a name that is in the local cache of the hub.
+def load_all(paths: Sequence[str], models: Mapping[str, str]) -> dict[str, Heads]:
+    """The heads in each file, by the method whose model they were calibrated on.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    models : mapping
+        Method -> its model: a folder, or a name that is in the local cache of the hub.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, lists nothing, a head twice, or is another draft's.
+        If a file cannot be read, lists nothing or a head twice, is another model's, or not the only one of its model.
     """
+    found: dict[str, Heads] = {}
+    for path in paths:
+        method, heads = _load(path, models)
+        if method in found:
+            raise ConfigError(f"{flag('heads')} {path} is the second file of the same model.")
+        found[method] = heads
+    return found
+
+
+def _load(path: str, models: Mapping[str, str]) -> tuple[str, Heads]:
     name = f"{flag('heads')} {path}"
     try:
         content = msgspec.json.decode(Path(path).read_bytes(), type=HeadsFile)
-        own = fingerprint(local_folder(draft_path))
+        own = {method: fingerprint(local_folder(model)) for method, model in models.items()}
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{name} cannot be used: {getattr(error, 'strerror', None) or error}.") from None
     if not content.heads or len(set(content.heads)) < len(content.heads) or min(map(min, content.heads)) < 0:
         raise ConfigError(f"{name} must list (layer, head) pairs, each once.")
-    if content.fingerprint != own:
-        raise ConfigError(f"{name} was calibrated on another draft than {draft_path}.")
-    return content.heads
+    for method, one in own.items():
+        if content.fingerprint == one:
+            return method, content.heads
+    raise ConfigError(f"{name} was calibrated on another model than {' or '.join(models.values())}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specprefill_sgl import compat
+from specprefill_sgl.models.first_layers import first_layers_config
 from specprefill_sgl.models.sizes import MAX_STATES, pool_tokens
 
 _MIB = 2**20
@@ -17,27 +18,32 @@ def report(config: Any, server_args: Any) -> list[str]:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    target = compat.target_model_config(server_args)
-    draft = compat.draft_model_config(config, server_args, target=target)
-    ranks = args.tp_size
-    tokens = pool_tokens(config, draft.context_len, args.page_size or 1)
-    slot = kv_bytes(draft, ranks)
-    key_heads = ranks if compat.is_latent(draft) else draft.get_total_num_kv_heads()
-    heads = draft.num_attention_heads // key_heads  # that share a key
-    scratch = 2 * (config.rule.window + config.rule.lookahead) * heads * draft.context_len * 4
-    lines = [
-        f"draft weights: {_weights(config.draft_model_path, ranks)}",
-        f"draft KV pool: {tokens} tokens, {tokens * slot / _MIB:.0f} MiB",
-        f"scoring scratch, one prompt of {draft.context_len} tokens: {scratch / _MIB:.0f} MiB",
-    ]
-    if state := state_bytes(draft, ranks):
-        lines.insert(2, f"draft recurrent states: {MAX_STATES}, {MAX_STATES * state / _MIB:.0f} MiB")
+    target, ranks, lines = compat.target_model_config(server_args), args.tp_size, []
+    if "draft" in config.method:
+        draft = compat.draft_model_config(config, server_args, target=target)
+        lines = [f"draft weights: {_weights(config.draft_model_path, ranks)}", *_reader("draft", draft, config, args)]
+    if "early-layers" in config.method:
+        lines += _reader("early-layers", first_layers_config(target, config.layers), config, args)
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):
         own = f", in their own pool {windowed_kv_bytes(target, ranks) / 2**10:.1f} KiB each" if target.is_hybrid_swa else ""
         lines.append(f"target sliding window: {reach} tokens{own}")
     return lines
+
+
+def _reader(method: str, model: Any, config: Any, args: Any) -> list[str]:
+    """What a method's private model takes, its weights aside."""
+    ranks = args.tp_size
+    tokens = pool_tokens(config, model.context_len, args.page_size or 1)
+    key_heads = ranks if compat.is_latent(model) else model.get_total_num_kv_heads()
+    heads = model.num_attention_heads // key_heads  # that share a key
+    rule = config.rule_for(config.selection, method)
+    scratch = 2 * (rule.window + rule.lookahead) * heads * model.context_len * 4
+    lines = [f"{method} KV pool: {tokens} tokens, {tokens * kv_bytes(model, ranks) / _MIB:.0f} MiB"]
+    if state := state_bytes(model, ranks):
+        lines.append(f"{method} recurrent states: {MAX_STATES}, {MAX_STATES * state / _MIB:.0f} MiB")
+    return [*lines, f"{method} scoring scratch, one prompt of {model.context_len} tokens: {scratch / _MIB:.0f} MiB"]
 
 
 def kv_bytes(model: Any, ranks: int) -> int:

@@ -2,7 +2,9 @@
 
 from specprefill_sgl.compat.models import (
     absorb_latents,
-    check_models,
+    check_draft,
+    check_first_layers,
+    check_target,
     draft_attention_backend,
     draft_model_config,
     hybrid_config,
@@ -15,8 +17,10 @@ from specprefill_sgl.compat.options import check_server_options, check_version
 
 __all__ = [
     "absorb_latents",
-    "check_models",
+    "check_draft",
+    "check_first_layers",
     "check_server_options",
+    "check_target",
     "check_version",
     "draft_attention_backend",
     "draft_model_config",

@@ -107,25 +107,49 @@ def never_run(target: Any) -> bool:
     return _is_sparse(target)
 
 
-def check_models(target: Any, draft: Any) -> None:
-    """Refuse models whose attention Speculative Prefill does not understand.
-
-    Parameters
-    ----------
-    target, draft : ModelConfig
+def check_target(model: Any) -> None:
+    """Refuse a target, a ModelConfig, whose attention Speculative Prefill does not understand.
 
     Raises
     ------
     ConfigError
-        One sentence that names the model's role and the reason.
+        One sentence with the reason.
     """
-    for role, model, reasons in (
-        ("target model (--model-path)", target, _REFUSED),
-        (f"draft model ({flag('draft_model_path')})", draft, (*_REFUSED, *_REFUSED_DRAFTS)),
+    _refuse(model, "target model (--model-path)", _REFUSED)
+
+
+def check_draft(model: Any) -> None:
+    """The same of a draft, which must also see the whole prompt."""
+    _refuse(model, f"draft model ({flag('draft_model_path')})", (*_REFUSED, *_REFUSED_DRAFTS))
+
+
+def check_first_layers(server_args: Any, model: Any) -> None:
+    """Refuse a target, a ModelConfig, whose first layers cannot run beside it.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the option or the reason.
+    """
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    args = resolving_view(server_args)
+    for name, is_on, why in (
+        ("--enable-lora", args.enable_lora, "LoRA wraps the layers that both share"),
+        ("--enable-return-routed-experts", args.enable_return_routed_experts, "a private runner switches the trace off"),
+        ("--enable-two-batch-overlap", args.enable_two_batch_overlap, "it splits the layers that both share"),
     ):
-        for holds, why in reasons:
-            if holds(model):
-                raise ConfigError(f"--spec-prefill cannot serve this {role}: {why}.")
+        if is_on:
+            raise ConfigError(f"--spec-prefill-method early-layers cannot be combined with {name}: {why}.")
+    for holds, why in _REFUSED_DRAFTS:
+        if holds(model):
+            raise ConfigError(f"--spec-prefill-method early-layers cannot read with this target: {why}.")
+
+
+def _refuse(model: Any, role: str, reasons: tuple[tuple[Callable[[Any], bool], str], ...]) -> None:
+    for holds, why in reasons:
+        if holds(model):
+            raise ConfigError(f"--spec-prefill cannot serve this {role}: {why}.")
 
 
 def _is_sparse(model: Any) -> bool:

@@ -22,12 +22,13 @@ from specprefill_sgl.stage.stage import Stage
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
     """First sight of a request: read its options; decide at once where no draft is needed or possible."""
     try:
-        options = parse(req.sampling_params.custom_params)
+        options = parse(req.sampling_params.custom_params, methods=stage.config.method)
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
         req.set_finish_with_abort(str(error))
         options = RequestOptions()
-    rule, keep = options.rule(stage.config), backlog.keep(options, stage.config, waiting=1)
-    state = PromptState(options, len(req.origin_input_ids), rule, keep)
+    method, keep = options.method_of(stage.config), backlog.keep(options, stage.config, waiting=1)
+    rule = stage.methods[method].adapted(options.rule(stage.config))
+    state = PromptState(options, len(req.origin_input_ids), rule, keep, method)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
     outcome = stage.without_draft(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
@@ -53,6 +54,7 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
         ids=ids,
         keep_ratio=keep_ratio,
         rule=rule,
+        method=state.method,
         min_tokens=_given(options.min_tokens, config.min_tokens),
         protect=options.protect,
         keep_first=config.keep_first,
@@ -110,7 +112,7 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     if state.prompt_tokens != len(req.origin_input_ids):  # an abort replaced the prompt while it was drafted
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
-    metrics_of(scheduler).decided(outcome, state.prompt_tokens)
+    metrics_of(scheduler).decided(outcome, state.prompt_tokens, state.method)
     if not state.is_sparse:
         if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:
             # the cache does not tell where the answer ends

@@ -128,10 +128,10 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
         return
     _refuse_misplaced(params, "custom_params")
     custom = params.get("custom_params")
-    keys = spec_prefill_keys(custom)
-    if keys and config_of(server_args) is None:
+    keys, config = spec_prefill_keys(custom), config_of(server_args)
+    if keys and config is None:
         raise RequestError(f"{keys[0]} cannot be used: the server was started without --spec-prefill.")
-    parse(custom, prompt_tokens)
+    parse(custom, prompt_tokens, None if config is None else config.method)
 
 
 def _refuse_misplaced(fields: Any, place: str) -> None:

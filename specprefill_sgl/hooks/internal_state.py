@@ -8,6 +8,7 @@ from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.observability.metrics import Metrics
 from specprefill_sgl.selection.rule import CHANGEABLE
+from specprefill_sgl.stage.stage import Stage
 
 _METRICS = "_spec_prefill_metrics"
 
@@ -26,21 +27,22 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
     stage = stage_of(scheduler)
     if stage is None:
         return
-    draft = stage.draft
     close_turns(scheduler, stage)
     result.internal_state["spec_prefill"] = {
         "version": __version__,
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
         **{name: getattr(stage.config.rule, name) for name in CHANGEABLE},
-        "draft_max_tokens": draft.max_tokens,
-        "draft_available_tokens": draft.available_tokens(),
-        "draft_cached_tokens": draft.cached_tokens(),
-        "draft_available_requests": draft.available_rows(),
-        "draft_context_len": draft.context_len,
+        **_usage(stage),
         "remembered_turns": len(stage.turns),
         "unanswered_turns": len(open_turns(scheduler)),
         "counters": metrics_of(scheduler).as_dict(),
     }
+
+
+def _usage(stage: Stage) -> dict[str, int]:
+    """What every method holds; the names begin with the method's."""
+    usages = ((name.replace("-", "_"), method.usage()) for name, method in stage.methods.items())
+    return {f"{name}_{key}": value for name, usage in usages for key, value in usage.items()}
 
 
 def metrics_of(scheduler: Any) -> Metrics:

@@ -9,10 +9,11 @@ import msgspec
 from specprefill_sgl import compat, config
 from specprefill_sgl.calibration import heads_file
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
-from specprefill_sgl.methods import vocabulary
+from specprefill_sgl.methods import registry, vocabulary
 
-_DEFAULTS = SpecPrefillConfig(draft_model_path="")
+_DEFAULTS = SpecPrefillConfig()
 _FLAGS: tuple[tuple[str, type, str], ...] = (
+    ("method", str, "Who says which tokens matter; several, separated by commas: a request may choose. Default draft."),
     ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
     ("keep_ratio", float, "Fraction of the prompt that is kept, in (0, 1]."),
     ("keep_min", float, "What the keep ratio may fall to under a backlog. Default: it does not fall."),
@@ -28,7 +29,8 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("budget_unit", str, "Whether the keep ratio counts tokens or chunks. Default tokens; paper: chunks."),
     ("ignore_first", int, "Attention on that many tokens at the start counts for nothing. Default 4; paper: 0."),
     ("ignore_tail", str, "Nor does attention on kept tokens at the end: true or false. Default true; paper: false."),
-    ("heads", str, "File of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
+    ("layers", int, "First layers of the target that read, of the method early-layers."),
+    ("heads", str, "Files of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
     ("keep_first", int, "Tokens at the start whose chunks are always kept."),
     ("keep_last", int, "The same at the end. Default: the target's sliding window; of best, 48 in an eighth of the budget."),
     ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),
@@ -48,7 +50,7 @@ def add_flags(_result: Any, parser: argparse.ArgumentParser, *_args: Any) -> Non
     group = parser.add_argument_group("speculative prefill (specprefill-sgl)")
     group.add_argument("--spec-prefill", action="store_true", help="Switch Speculative Prefill on.")
     for name, kind, text in _FLAGS:
-        if (default := getattr(_DEFAULTS, name, None)) not in (None, "", ()):
+        if isinstance(default := getattr(_DEFAULTS, name, None), int | float | str):
             text = f"{text} Default {default}."
         group.add_argument(flag(name), type=kind, default=None, help=text)
 
@@ -61,6 +63,7 @@ def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args:
     try:
         resolved = config.resolve(flags)
         if resolved is not None:
+            registry.check(resolved)
             vocabulary.check_draft_path(resolved)
         setattr(server_args, _ATTRIBUTE, resolved)
     except ConfigError as error:
@@ -97,16 +100,15 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
 
     verify()
     compat.check_version()
-    vocabulary.check_draft_path(resolved)
+    registry.check(resolved)
     compat.check_server_options(server_args)
     target = compat.target_model_config(server_args)
-    draft = compat.draft_model_config(resolved, server_args, target=target)
-    compat.check_models(target, draft)
-    vocabulary.check_vocabulary(resolved, server_args, target, draft)
-    if resolved.heads is None:
-        return resolved
-    calibrated = heads_file.load(os.path.expanduser(resolved.heads), resolved.draft_model_path)
-    return msgspec.structs.replace(resolved, calibrated=calibrated)
+    compat.check_target(target)
+    registry.check_at_start(resolved, server_args, target)
+    readers = {"draft": resolved.draft_model_path, "early-layers": server_args.model_path}
+    models = {name: path for name in resolved.method if (path := readers.get(name)) is not None}
+    files = [os.path.expanduser(path) for path in resolved.heads]
+    return msgspec.structs.replace(resolved, calibrated=heads_file.load_all(files, models))
 
 
 def _exit(error: ConfigError) -> NoReturn:

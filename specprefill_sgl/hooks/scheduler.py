@@ -72,7 +72,7 @@ def _held(scheduler: Any, stage: Stage) -> list[Any]:
     """
     waiting = _in_order(scheduler)
     first = next((at for at, req in enumerate(waiting) if outcome_of(req) is None), len(waiting))
-    return [req for req in waiting[first:] if outcome_of(req) is None or len(req.origin_input_ids) > stage.draft.chunk_tokens]
+    return [req for req in waiting[first:] if outcome_of(req) is None or len(req.origin_input_ids) > stage.chunk_tokens]
 
 
 def _may_draft(scheduler: Any, running_batch: Any, head: Any) -> bool:
@@ -128,7 +128,7 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
     metrics = metrics_of(scheduler)
     if outcomes[0].reason is None:  # else the group failed
         metrics.drafted([outcome for _, outcome in decided], sum(len(req.origin_input_ids) for req, _ in decided))
-    metrics.pool(stage.draft.max_tokens - stage.draft.free_tokens())
+    metrics.pool(stage.used_tokens())
     for req, outcome in decided:
         decide(scheduler, req, outcome)
 

@@ -12,7 +12,7 @@ _PADDING = 0.01
 def check_draft_path(config: SpecPrefillConfig) -> None:
     """Refuse a local draft path that is not there."""
     path = config.draft_model_path
-    if path.startswith((".", "/")) and not os.path.isdir(path):
+    if path is not None and path.startswith((".", "/")) and not os.path.isdir(path):
         raise ConfigError(f"{flag('draft_model_path')} {path} does not exist.")
 
 
@@ -31,6 +31,7 @@ def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, d
         Names the flag and the difference.
     """
     name = flag("draft_model_path")
+    assert config.draft_model_path is not None
     if abs(target.vocab_size - draft.vocab_size) > _PADDING * target.vocab_size:
         raise ConfigError(
             f"{name}: the draft's vocabulary of {draft.vocab_size} differs from the target's of {target.vocab_size}."

@@ -1,6 +1,6 @@
 """The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,17 +32,34 @@ class PrivateModel:
         Its device, ports and server arguments are shared; nothing of it is changed.
     chunk_tokens : int
         Most prompt tokens in one draft forward.
+    runner : callable
+        Makes the runner, from `PrivateRunner`'s keyword arguments.
+
+    Attributes
+    ----------
+    voting_part : int
+        Where no heads are chosen, one of so many layers votes, the last ones.
     """
 
+    voting_part = 1
+
     @own_settings()
-    def __init__(self, config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int):
+    def __init__(
+        self,
+        config: SpecPrefillConfig,
+        model_config: ModelConfig,
+        scheduler: Any,
+        *,
+        chunk_tokens: int,
+        runner: Callable[..., PrivateRunner] = PrivateRunner,
+    ):
         self.chunk_tokens = chunk_tokens
-        self._lookahead = config.rule.lookahead  # of the group in progress
+        self._lookahead, self._part = config.rule.lookahead, 1  # of the group in progress
         self.context_len = model_config.context_len
         page = scheduler.page_size
         self.max_tokens = pool_tokens(config, self.context_len, page)
         self.page_size = page
-        self._runner = PrivateRunner(
+        self._runner = runner(
             model_config=model_config,
             mem_fraction_static=0.1,  # read only when pools are profiled, which the draft's are not
             gpu_id=scheduler.tp_worker.model_runner.gpu_id,
@@ -86,7 +103,8 @@ class PrivateModel:
     def begin(self, prompts: Sequence[Prompt]) -> PromptGroup:
         """Start on prompts of one rule that fit the pool together; only one group at a time."""
         assert self._capture is not None
-        self._lookahead = prompts[0].rule.lookahead
+        self._lookahead, heads = prompts[0].rule.lookahead, prompts[0].rule.heads
+        self._part = self.voting_part if heads is None else 1
         return PromptGroup(self._runner, self._capture, self._tree, prompts, chunk_tokens=self.chunk_tokens)
 
     def clear(self) -> None:
@@ -125,8 +143,13 @@ class PrivateModel:
         assert self._capture is not None
         seen = self._capture.layers
         reach = prompt_tokens + self._lookahead
-        full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1}
-        return full or seen
+        full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1} or seen
+        return dict(list(full.items())[-max(len(full) // self._part, 1) :])
+
+    def sees_whole_prompts(self) -> bool:
+        """Whether some attention layer has no window, after a first forward."""
+        assert self._capture is not None
+        return any(_window(layer) < 0 for layer in self._capture.layers.values())
 
     def heads_of(self, number: int) -> int:
         """Query heads of a layer on this rank."""

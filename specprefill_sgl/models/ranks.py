@@ -26,6 +26,11 @@ class Ranks:
         return self._group.rank_in_group == 0
 
     @property
+    def size(self) -> int:
+        """How many there are."""
+        return self._group.world_size
+
+    @property
     def rank(self) -> int:
         """This rank's place in the group."""
         return self._group.rank_in_group

@@ -25,15 +25,15 @@ class Metrics:
         self.draft_tokens: Counter[str] = Counter()
         self._prometheus = None if labels is None else _Prometheus(labels)
 
-    def decided(self, outcome: Outcome, prompt_tokens: int) -> None:
-        """One request, once, when its outcome is known."""
+    def decided(self, outcome: Outcome, prompt_tokens: int, method: str) -> None:
+        """One request, once, when its outcome is known; of a dense one no method is counted."""
         how, reason = ("dense", outcome.reason or "") if outcome.positions is None else ("sparse", "")
         kept = prompt_tokens if outcome.positions is None else len(outcome.positions)
         tokens = {"kept": kept - outcome.cached_tokens, "dropped": prompt_tokens - kept, "cached": outcome.cached_tokens}
         self.requests[how, reason] += 1
         self.tokens.update(tokens)
         if self._prometheus is not None:
-            self._prometheus.decided(how, reason, tokens, kept / max(prompt_tokens, 1))
+            self._prometheus.decided(how, reason, method if how == "sparse" else "", tokens, kept / max(prompt_tokens, 1))
 
     def drafted(self, outcomes: list[Outcome], prompt_tokens: int) -> None:
         """One group of requests that shared a draft."""
@@ -65,7 +65,7 @@ class _Prometheus:
         names = list(labels)
         prefix = "sglang:spec_prefill_"
         self._requests = PrometheusCounter(
-            prefix + "requests_total", "Requests by what Speculative Prefill did.", [*names, "outcome", "reason"]
+            prefix + "requests_total", "Requests by what Speculative Prefill did.", [*names, "outcome", "reason", "method"]
         )
         self._tokens = PrometheusCounter(
             prefix + "prompt_tokens_total", "Prompt tokens by what happened to them.", [*names, "disposition"]
@@ -86,8 +86,8 @@ class _Prometheus:
             multiprocess_mode="mostrecent",
         ).labels(**labels)
 
-    def decided(self, how: str, reason: str, tokens: dict[str, int], keep_ratio: float) -> None:
-        self._requests.labels(**self._labels, outcome=how, reason=reason).inc()
+    def decided(self, how: str, reason: str, method: str, tokens: dict[str, int], keep_ratio: float) -> None:
+        self._requests.labels(**self._labels, outcome=how, reason=reason, method=method).inc()
         for disposition, count in tokens.items():
             self._tokens.labels(**self._labels, disposition=disposition).inc(count)
         if how == "sparse":

@@ -24,6 +24,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     reply: dict[str, Any] = {
         "applied": applied,
         "reason": outcome.reason,
+        "method": state.method if applied else None,
         "prompt_tokens": state.prompt_tokens,
         "kept_tokens": kept_tokens,
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),

@@ -1,6 +1,6 @@
 """Per-request fields: the `spec_prefill*` keys of `custom_params` (README, Request fields)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import msgspec
@@ -24,6 +24,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     enabled: bool | None = None
+    method: str | None = None
     keep_ratio: float | None = None
     keep_min: float | None = None
     selection: Preset | None = None
@@ -35,9 +36,15 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     return_scores: bool = False
     return_votes: bool = False
 
+    def method_of(self, config: SpecPrefillConfig) -> str:
+        """Who chooses the tokens of this request."""
+        return self.method or config.method[0]
+
     def rule(self, config: SpecPrefillConfig) -> Rule:
         """The rule this request is selected by."""
-        return msgspec.structs.replace(config.rule_for(self.selection or config.selection), **dict(self.changes))
+        return msgspec.structs.replace(
+            config.rule_for(self.selection or config.selection, self.method_of(config)), **dict(self.changes)
+        )
 
 
 def spec_prefill_keys(params: Any) -> list[str]:
@@ -47,7 +54,7 @@ def spec_prefill_keys(params: Any) -> list[str]:
     return [key for key in params if isinstance(key, str) and key.startswith(PREFIX)]
 
 
-def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOptions:
+def parse(custom_params: Any, prompt_tokens: int | None = None, methods: Sequence[str] | None = None) -> RequestOptions:
     """Read and check a request's fields.
 
     Parameters
@@ -56,6 +63,8 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
         `sampling_params.custom_params`; keys that do not start with `spec_prefill` are not looked at.
     prompt_tokens : int, optional
         Length of the prompt; if given, protected spans must lie inside it.
+    methods : sequence of str, optional
+        Those that are loaded; if given, the request must ask for one of them.
 
     Raises
     ------
@@ -72,6 +81,10 @@ def parse(custom_params: Any, prompt_tokens: int | None = None) -> RequestOption
         values[name] = read(key, custom_params[key])
     changes = tuple((name, values.pop(name)) for name in CHANGEABLE if name in values)
     options = RequestOptions(**values, changes=changes)
+    if options.method is not None and methods is not None and options.method not in methods:
+        _refuse(
+            "spec_prefill_method", f"must be one that the server loads, {' or '.join(methods)}, got {_shown(options.method)}"
+        )
     if options.keep_min is not None and options.keep_ratio is not None and options.keep_min > options.keep_ratio:
         _refuse("spec_prefill_keep_min", f"must be at most spec_prefill_keep_ratio, got {options.keep_min}")
     if prompt_tokens is not None and any(end > prompt_tokens for _, end in options.protect):
@@ -111,6 +124,12 @@ def _keep_ratio(key: str, value: Any) -> float:
     if not 0 < value <= 1:  # false for NaN too
         _refuse(key, f"must be in (0, 1], got {_shown(value)}")
     return float(value)
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        _refuse(key, f"must be a string, got {_shown(value)}")
+    return value
 
 
 def _tokens(key: str, value: Any) -> int:
@@ -162,6 +181,7 @@ def _of_rule(name: str) -> Callable[[str, Any], Any]:
 
 _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "spec_prefill": ("enabled", _bool),
+    "spec_prefill_method": ("method", _text),
     "spec_prefill_keep_ratio": ("keep_ratio", _keep_ratio),
     "spec_prefill_keep_min": ("keep_min", _keep_ratio),
     "spec_prefill_selection": ("selection", _one_of(PRESETS)),

@@ -23,6 +23,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         Fraction to keep of what is not cached.
     rule : Rule
         How tokens are chosen.
+    method : str
+        Who says which matter.
     protect : tuple of (start, end)
         Spans that are always kept, in tokens.
     keep_first, keep_last : int
@@ -43,6 +45,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     ids: array
     keep_ratio: float
     rule: Rule = PAPER
+    method: str = "draft"
     protect: tuple[tuple[int, int], ...] = ()
     keep_first: int = 0
     keep_last: int = 0
@@ -55,7 +58,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> tuple:
         """What the selection depends on besides the ids."""
-        return self.keep_ratio, self.rule, self.keep_first, self.keep_last, self.protect
+        return self.method, self.keep_ratio, self.rule, self.keep_first, self.keep_last, self.protect
 
     @property
     def cut(self) -> Cut:

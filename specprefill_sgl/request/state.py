@@ -27,6 +27,8 @@ class PromptState:
         How its tokens are chosen.
     keep : Keep
         The keep ratio it is selected with, and why; until then, what was asked for.
+    method : str
+        Who chooses them.
     outcome : Outcome or None
         None while the request waits for its draft.
     offsets : int64 [kept_tokens] or None
@@ -39,6 +41,7 @@ class PromptState:
     prompt_tokens: int
     rule: Rule
     keep: Keep
+    method: str
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0

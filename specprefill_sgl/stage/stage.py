@@ -1,20 +1,18 @@
-"""The speculation stage: prompts in, kept positions or a reason out. The only place that drives a draft."""
+"""The speculation stage: prompts in, kept positions or a reason out. The only place that drives a method."""
 
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.methods.model_pass import ModelPass
-from specprefill_sgl.models.private import PrivateModel
+from specprefill_sgl.methods.protocol import Method, Pass
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.request import eligibility
 from specprefill_sgl.request.prompts import Cast, Outcome, Prompt
-from specprefill_sgl.request.skipcode import as_numpy
 from specprefill_sgl.request.turns import Turn, Turns
 from specprefill_sgl.selection.budget import keeps_everything
 from specprefill_sgl.stage.selecting import Selected, select
@@ -28,11 +26,10 @@ class Stage:
     Parameters
     ----------
     config : SpecPrefillConfig
-    draft : PrivateModel
+    methods : mapping of str to Method
+        Those that are loaded, by name.
     ranks : Ranks
-        The tensor-parallel ranks the draft's heads are split over.
-    vocab_size : int
-        The draft's; a prompt with other ids is prefilled dense.
+        The tensor-parallel ranks.
     window : int
         Tokens that the target's windowed layers look back on; 0 if it has none.
     after_snapshot : int
@@ -40,14 +37,14 @@ class Stage:
     """
 
     def __init__(
-        self, config: SpecPrefillConfig, draft: PrivateModel, ranks: Ranks, *, vocab_size: int, window: int, after_snapshot: int
+        self, config: SpecPrefillConfig, methods: Mapping[str, Method], ranks: Ranks, *, window: int, after_snapshot: int
     ):
-        self.config, self.draft, self.window, self.after_snapshot = config, draft, window, after_snapshot
-        self._ranks, self._vocab_size = ranks, vocab_size
+        self.config, self.methods, self.window, self.after_snapshot = config, methods, window, after_snapshot
+        self._ranks = ranks
         self.turns = Turns()
         self.whole_turns = Turns()  # of hybrid targets; apart, so that they never push out what was drafted
         self._prompts: list[Prompt] | None = None  # of the group in progress
-        self._drafting: ModelPass | None = None
+        self._pass: Pass | None = None
 
     def without_draft(self, prompt: Prompt) -> Outcome | None:
         """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
@@ -59,20 +56,15 @@ class Stage:
             return Outcome(positions=None, reason=eligibility.PREFIX_CACHED, cached_tokens=prompt.cached)
         if keeps_everything(prompt.cut, prompt.keep_ratio, prompt.rule.budget_unit):
             return Outcome(positions=np.arange(n_tokens))
-        if n_tokens + prompt.rule.lookahead > self.draft.context_len:
-            return Outcome(positions=None, reason=eligibility.DRAFT_CONTEXT)
-        if self.draft.tokens_needed(prompt) > self.draft.max_tokens:
-            return Outcome(positions=None, reason=eligibility.DRAFT_POOL)
-        if as_numpy(prompt.ids).max() >= self._vocab_size:
-            return Outcome(positions=None, reason=eligibility.DRAFT_VOCABULARY)
-        return None
+        reason = self.methods[prompt.method].refuses(prompt)
+        return None if reason is None else Outcome(positions=None, reason=reason)
 
-    def warm_up(self) -> bool:
-        """Draft a made-up prompt, so that no request waits for kernels to be compiled; whether the draft can do it."""
-        rule = self.config.rule
-        room = min(self.draft.context_len, self.draft.max_tokens) - rule.lookahead
-        n_tokens = max(1, min(4 * rule.chunk_size + rule.window, room))
-        self.begin([Prompt(ids=array("q", bytes(8 * n_tokens)), keep_ratio=self.config.keep_ratio, rule=rule)])
+    def warm_up(self, method: str) -> bool:
+        """Read a made-up prompt, so that no request waits for kernels to be compiled; whether the method can do it."""
+        rule = self.methods[method].adapted(self.config.rule_for(self.config.selection, method))
+        room = self.methods[method].longest - rule.lookahead
+        ids = array("q", bytes(8 * max(1, min(4 * rule.chunk_size + rule.window, room))))
+        self.begin([Prompt(ids=ids, keep_ratio=self.config.keep_ratio, rule=rule, method=method)])
         while (outcomes := self.advance()) is None:
             pass
         self.clear()
@@ -81,14 +73,16 @@ class Stage:
     def group_size(self, prompts: Sequence[Prompt]) -> int:
         """How many of the waiting prompts, in order, are drafted together.
 
-        Always one; more while they fit one forward and are selected from by the same rule.
+        Always one; more while they fit one forward and are selected from by the same method and rule.
         """
+        method = self.methods[prompts[0].method]
         tokens = slots = 0
         for size, prompt in enumerate(prompts[:MAX_PROMPTS]):
             tokens += len(prompt.ids)
-            slots += self.draft.tokens_needed(prompt)
-            fits = tokens <= self.draft.chunk_tokens and slots <= self.draft.max_tokens
-            if size and not (fits and prompt.rule == prompts[0].rule):
+            slots += method.tokens_needed(prompt)
+            fits = tokens <= method.chunk_tokens and slots <= method.max_tokens
+            alike = (prompt.method, prompt.rule) == (prompts[0].method, prompts[0].rule)
+            if size and not (fits and alike):
                 return size
         return min(len(prompts), MAX_PROMPTS)
 
@@ -115,9 +109,19 @@ class Stage:
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """Start on a group of prompts; `advance` until it gives outcomes. One group at a time."""
         assert self._prompts is None
-        self._prompts, self._drafting = list(prompts), None
+        self._prompts, self._pass = list(prompts), None
+        self._method = self.methods[prompts[0].method]
         stages = ("draft", "lookahead", "score", "select")
-        self._timers = {name: DeviceTimer(self.draft.device, f"spec_prefill.{name}") for name in stages}
+        self._timers = {name: DeviceTimer(self._method.device, f"spec_prefill.{name}") for name in stages}
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Longer prompts take more than one forward of some method."""
+        return min(method.chunk_tokens for method in self.methods.values())
+
+    def used_tokens(self) -> int:
+        """Slots in use of all methods' pools."""
+        return sum(method.used_tokens() for method in self.methods.values())
 
     @property
     def is_drafting(self) -> bool:
@@ -126,12 +130,8 @@ class Stage:
 
     def cancel(self, index: int) -> None:
         """A prompt of the group that is not wanted any more."""
-        if self._drafting is not None:
-            self._drafting.cancel(index)
-
-    def source(self, prompts: Sequence[Prompt]) -> ModelPass:
-        """Where votes come from."""
-        return ModelPass(self.draft, prompts, self._ranks)
+        if self._pass is not None:
+            self._pass.cancel(index)
 
     def advance(self) -> list[Outcome] | None:
         """One draft forward; the group's outcomes once it is done, else None.
@@ -143,13 +143,13 @@ class Stage:
         error: str | None = None
         try:
             self._timers["draft"].keep_up()
-            if self._drafting is None:
-                self._drafting = self.source(self._prompts)
-            with self._timers["lookahead" if self._drafting.has_read else "draft"].span():
-                done = self._drafting.step()
+            if self._pass is None:
+                self._pass = self._method.begin(self._prompts)
+            with self._timers["lookahead" if self._pass.has_read else "draft"].span():
+                done = self._pass.step()
             if done:
                 with self._timers["score"].span():
-                    casts = self._drafting.votes()
+                    casts = self._pass.votes()
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
             logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(self._prompts))
@@ -159,34 +159,35 @@ class Stage:
 
     def drop(self) -> None:
         """Give up the group in progress; what it has read stays cached."""
-        if self._drafting is not None:
-            self._drafting.release()
-        self._prompts = self._drafting = None
+        if self._pass is not None:
+            self._pass.release()
+        self._prompts = self._pass = None
 
     def clear(self) -> None:
-        """Drop the group in progress and everything the draft remembers."""
-        self._prompts = self._drafting = None
+        """Drop the group in progress and everything the methods remember."""
+        self._prompts = self._pass = None
         self.turns.clear()
         self.whole_turns.clear()
-        self.draft.clear()
+        for method in self.methods.values():
+            method.clear()
 
     def _failed(self) -> list[Outcome]:
         assert self._prompts is not None
         outcomes = [Outcome(positions=None, reason=eligibility.DRAFT_ERROR) for _ in self._prompts]
-        self._prompts = self._drafting = None
-        self.draft.clear()
+        self._prompts = self._pass = None
+        self._method.clear()
         return outcomes
 
     def _finished(self, casts: list[Cast | None]) -> list[Outcome]:
         assert self._prompts is not None
-        assert self._drafting is not None
-        prompts, drafting, cached = self._prompts, self._drafting, self._drafting.cached
+        assert self._pass is not None
+        prompts, the_pass, cached = self._prompts, self._pass, self._pass.cached
         with self._timers["select"].span():
-            chosen = self._select(prompts, [None if one is None else drafting.joined(one) for one in casts])
+            chosen = self._select(prompts, [None if one is None else the_pass.joined(one) for one in casts])
         if chosen is None:
             return self._failed()
-        self._drafting.release()
-        self._prompts = self._drafting = None
+        self._pass.release()
+        self._prompts = self._pass = None
         draft_ms, lookahead_ms, score_ms, select_ms = (timer.total_ms() for timer in self._timers.values())
         outcomes = [
             Outcome(
@@ -204,9 +205,9 @@ class Stage:
         if self._ranks.is_first:
             tokens, kept = sum(len(prompt.ids) for prompt in prompts), sum(len(one.positions) for one in chosen)
             logger.info(
-                "Spec prefill batch, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
+                "Spec prefill batch, method: %s, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
                 "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",
-                *(len(prompts), tokens, sum(cached), kept),
+                *(self._method.name, len(prompts), tokens, sum(cached), kept),
                 *(draft_ms, lookahead_ms, score_ms, select_ms),
             )
         return outcomes

@@ -11,6 +11,8 @@ from tests.support.tiny_models import prompt_ids
 BAD = [
     ("spec_prefill", 1),
     ("spec_prefill", "yes"),
+    ("spec_prefill_method", "oracle"),
+    ("spec_prefill_method", ["draft"]),
     ("spec_prefill_keep_ratio", 0),
     ("spec_prefill_keep_ratio", -1),
     ("spec_prefill_keep_ratio", 1.0001),

@@ -6,13 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from specprefill_sgl.calibration import heads_file
-from tests.support import reference
+from tests.support import best_reference, reference
 from tests.support.server import serve, sparse_options
 from tests.support.tiny_models import EOS, prompt_ids
 
 HEADS = ((0, 1), (1, 3), (1, 0))
 LENGTHS = (33, 1023, 1040)  # the last one's window lies across two chunks of chunked prefill, were it not kept together
-BEST = {"lookahead": 8, "window": 0, "pool_kernel": 31, "chunk_size": 8, "first": 4}
 SETTINGS = [
     {},
     {"window": 40},
@@ -28,7 +27,7 @@ def case(request, pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
     folder, chosen = tmp_path_factory.mktemp("best"), None
     options: dict = {"selection": "best", "keep_min": 0.1, "backlog": 1}
-    rule = dict(BEST)
+    rule = dict(best_reference.RULE)
     if request.param != "all heads":
         heads_file.save(folder / "heads.json", draft, HEADS, {})
         options["heads"], chosen = folder / "heads.json", HEADS
@@ -59,7 +58,7 @@ def test_same_positions_and_tokens(case, pair_of, hugging_face, votes_of, change
     custom = {"spec_prefill_keep_ratio": keep_ratio, "spec_prefill_return_positions": True, **fields}
     ids = prompt_ids(length, seed=length)
     reply = server.generate(ids, custom=custom)
-    kept = _kept(votes_of, rule, changed, length, keep_ratio)
+    kept = best_reference.kept(votes_of, rule, changed, length, keep_ratio)
     tokens, _ = reference.greedy(hugging_face(pair_of("llama")[0]), ids, kept, length, 8)
     assert reply["meta_info"]["spec_prefill"]["positions"] == kept
     assert reply["output_ids"] == tokens
@@ -91,31 +90,3 @@ def test_while_others_wait_less_is_kept(case):
     assert all(info["keep_ratio_used"] == 0.3 for info in found if info["keep_ratio_reason"] == "request")
     for info in found:
         assert info["kept_tokens"] == pytest.approx(info["keep_ratio_used"] * 1023, abs=8)
-
-
-def _kept(votes_of, rule, changed, n, keep_ratio):
-    size = changed.get("chunk_size", rule["chunk_size"])
-    if "keep_last" in changed:  # as asked, whatever the budget
-        forced = [chunk for chunk in range(-(-n // size)) if (chunk + 1) * size > n - changed["keep_last"]]
-    else:
-        forced = reference.tail_chunks(n, keep_ratio=keep_ratio, chunk_size=size, keep_last=48)
-    by_kind = votes_of(
-        n,
-        lookahead=rule["lookahead"],
-        window=changed.get("window", rule["window"]),
-        pool_kernel=changed.get("pool_kernel", rule["pool_kernel"]),
-        ignore_first=changed.get("ignore_first", rule["first"]),
-        ignore_last=n - forced[0] * size if changed.get("ignore_tail", True) else 0,
-    )
-    crowds = [votes for votes in by_kind.values() if len(votes)]
-    if changed.get("window_votes") != "turns":
-        crowds = [functools.reduce(lambda a, b: reference.torch.cat([a, b]), crowds)]
-    over = (lambda votes: votes.mean(dim=0)) if changed.get("over_votes") == "mean" else (lambda votes: votes.amax(dim=0))
-    rankings = [[float(part.mean()) for part in over(votes).split(size)] for votes in crowds]
-    places = [sorted(range(len(scores)), key=lambda i, s=scores: (-s[i], i)) for scores in rankings]
-    best = {}
-    for turn, order in enumerate(places):
-        for place, chunk in enumerate(order):
-            best[chunk] = min(best.get(chunk, n * 9), place * len(places) + turn)
-    scores = rankings[0] if len(rankings) == 1 else [-best[i] for i in range(len(best))]
-    return reference.select_tokens(scores, n, forced, keep_ratio=keep_ratio, chunk_size=size)

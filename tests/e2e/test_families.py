@@ -21,7 +21,11 @@ REPRESENTATIVE = [
     ("nemotron_h", "nemotron_h", ""),
 ]
 NO_BUFFER = "--mamba-radix-cache-strategy no_buffer --disable-overlap-schedule"
+FIRST = "first_layers"  # in place of a draft: the target's own first layers read
 OTHERS = [
+    # the last of so many is the only one that votes
+    *((target, FIRST, "--spec-prefill-layers 3") for target in ("qwen3_moe", "mellum", "gemma4", "nemotron_h", "kimi_linear")),
+    *((target, FIRST, "--spec-prefill-layers 2") for target in ("gpt_oss", "deepseek_v3")),
     ("qwen3_moe", "glm4_moe", ""),
     ("glm4_moe", "qwen3_moe", ""),
     ("minimax_m2", "qwen3_moe", ""),
@@ -61,12 +65,27 @@ RETRACTIONS = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
 @pytest.fixture(scope="module", params=ROWS)
 def matrix(request, model_of, hugging_face, tmp_path_factory):
     target, draft, flags = request.param
+    if draft == FIRST:
+        yield from _first_layers(target, int(flags.split()[1]), model_of(target), hugging_face, tmp_path_factory)
+        return
     folders = model_of(target), model_of(draft, seed=8)
     options = [*sparse_options(folders[1], keep_last=0), *SMALL, *FAMILIES[target].options, *flags.split()]
     env = {**FAMILIES[draft].env, **FAMILIES[target].env, **RETRACTIONS}
     with serve(tmp_path_factory.mktemp(target), folders[0], *options, env=env) as server:
         has_draft_cache = not ("--page-size" in flags and draft in (*delta.FAMILIES, *scan.FAMILIES))
         yield Matrix(server, *map(hugging_face, folders), tolerance=FAMILIES[target].tolerance, has_draft_cache=has_draft_cache)
+
+
+def _first_layers(target, layers, folder, hugging_face, tmp_path_factory):
+    options = [*sparse_options(None, keep_last=0, method="early-layers", layers=layers), *SMALL, *FAMILIES[target].options]
+    model = hugging_face(folder)
+
+    def importance(ids):
+        votes = reference.draft_votes(model, ids, lookahead=1, window=48, among={layers - 1})
+        return votes["window"].mean(dim=0)
+
+    with serve(tmp_path_factory.mktemp(target), folder, *options, env={**FAMILIES[target].env, **RETRACTIONS}) as server:
+        yield Matrix(server, model, None, tolerance=FAMILIES[target].tolerance, importance=importance)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

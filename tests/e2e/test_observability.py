@@ -62,7 +62,7 @@ def test_metrics_count_what_happened(server):
         return _value(after, name, **labels) - _value(before, name, **labels)
 
     kept = infos[0]["kept_tokens"]
-    assert more("requests_total", outcome="sparse", reason="") == 2
+    assert more("requests_total", outcome="sparse", reason="", method="draft") == 2
     assert more("requests_total", outcome="dense", reason="disabled_by_request") == 1
     assert more("requests_total", outcome="dense", reason="below_min_tokens") == 1
     assert more("prompt_tokens_total", disposition="dropped") == 2 * (900 - kept)
@@ -102,7 +102,7 @@ def test_tensor_parallel_ranks_count_a_request_once(pair, tmp_path):
     with serve(tmp_path, target, *sparse_options(draft), "--enable-metrics", "--tp", "2") as running:
         running.generate(prompt_ids(900, seed=1), custom={"spec_prefill_keep_ratio": 0.2})
         samples = _samples(running)
-    assert _value(samples, "requests_total", outcome="sparse", reason="") == 1
+    assert _value(samples, "requests_total", outcome="sparse", reason="", method="draft") == 1
     assert _value(samples, "stage_seconds_count", stage="draft") == 1
     assert _value(samples, "keep_ratio_count") == 1
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 from transformers import AutoTokenizer
 
 from benchmarks import launch
@@ -50,9 +51,26 @@ def test_random_selection_is_clearly_below(right):
     assert right["random"] <= 0.5 * right[matrix.SPECPREFILL]
 
 
+def test_a_request_chooses_its_method(server, count):
+    """What one method kept is not another's answer to the same prompt; a method that is not loaded is a bad field."""
+    server.choose()
+    prompt = tasks.example("single_needle", LENGTH, 1, count).prompt
+
+    def post(**custom):
+        params = {"max_new_tokens": 1, "custom_params": {"spec_prefill_return_positions": True, **custom}}
+        return requests.post(server.url + "/generate", json={"text": prompt, "sampling_params": params}, timeout=600)
+
+    infos = [post(**custom).json()["meta_info"]["spec_prefill"] for custom in ({}, {"spec_prefill_method": "random"}, {})]
+    assert [info["method"] for info in infos] == ["draft", "random", "draft"]
+    assert infos[0]["positions"] == infos[2]["positions"] != infos[1]["positions"]
+    assert infos[2]["draft_cached_tokens"] == infos[2]["prompt_tokens"]  # remembered beside the other's
+    refused = post(spec_prefill_method="lazy")
+    assert (refused.status_code, "draft or random" in refused.text) == (400, True)
+
+
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.3])
 def test_rows_say_what_was_kept(server, count, keep_ratio):
-    server.choose(matrix.SPECPREFILL)
+    server.choose()
     example = tasks.example("single_needle", LENGTH, 0, count)
     row = ask.ask(server.url, example, matrix.SPECPREFILL, keep_ratio, count)
     assert row["kept_tokens"] <= (keep_ratio + 2 * 32 / LENGTH) * row["prompt_tokens"]
@@ -89,7 +107,7 @@ def _harness(out, *options):
 
 
 def test_the_harness_scores_longbench_and_ruler_from_local_files(server, data, tmp_path):
-    server.choose(matrix.SPECPREFILL)
+    server.choose()
     out = tmp_path / "out"
     where = ["--base-url", server.url, "--tasks", "longbench,ruler", "--data-dir", str(data)]
     run = _harness(out, *where, "--keep-ratios", "0.2", "--limit", "3")

@@ -27,10 +27,13 @@ class Matrix:
         Largest difference of a logprob.
     has_draft_cache : bool
         Whether the draft keeps prefixes.
+    importance : callable, optional
+        Of each token of a prompt, float32 [N]; by default the draft's by the paper's rule.
     """
 
-    def __init__(self, server: Server, target, draft, tolerance: float, has_draft_cache: bool = True):
-        self.server, self._target, self._draft, self._tolerance = server, target, draft, tolerance
+    def __init__(self, server: Server, target, draft, tolerance: float, has_draft_cache: bool = True, importance=None):
+        self.server, self._target, self._tolerance = server, target, tolerance
+        self._importance = importance or (lambda ids: reference.draft_importance(draft, ids, eos_ids=(EOS,)))
         self.has_draft_cache = has_draft_cache
 
     def ask(self, ids: list[int], custom: dict | None = SPARSE, new_tokens: int = NEW_TOKENS) -> dict:
@@ -59,8 +62,7 @@ class Matrix:
 
     def scores(self, reply: dict, ids: list[int]) -> None:
         """The draft's chunk scores are those of transformers."""
-        importance = reference.draft_importance(self._draft, ids, eos_ids=(EOS,))
-        wanted = torch.stack([chunk.mean() for chunk in importance.split(32)])
+        wanted = torch.stack([chunk.mean() for chunk in self._importance(ids).split(32)])
         info = reply["meta_info"]["spec_prefill"]
         torch.testing.assert_close(torch.tensor(info["scores"]), wanted, rtol=1e-4, atol=0)
 

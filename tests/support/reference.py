@@ -59,10 +59,13 @@ def _forward(model, ids, positions, cache):
 
 
 @torch.no_grad()
-def draft_votes(model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=()):
+def draft_votes(
+    model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=(), among=None
+):
     """Pooled attention of each query (README, What is computed, 1 to 3): of the window's, of the lookahead's; [votes, N].
 
     `heads` are (layer, head) pairs whose mean votes; without it the maximum over all. A lookahead of 1 beside a window is none.
+    `among` are the layers that may vote; without it all.
     """
     global _record
     n = len(ids)
@@ -81,7 +84,8 @@ def draft_votes(model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_fir
     ends = [t for t, token in enumerate(fed, start=1) if token in eos_ids]
     last = [(t, -1, n) for t in range(ends[0] + 1 if ends else lookahead)]  # forward, row of it, tokens it sees
     asked = [(0, row, row + 1) for row in range(max(n - window, 0), n)]
-    layers = {i: prefill for i, prefill in seen[0].items() if not prefill[4] or prefill[4] >= n + lookahead} or seen[0]
+    may = {i: prefill for i, prefill in seen[0].items() if among is None or i in among}
+    layers = {i: prefill for i, prefill in may.items() if not prefill[4] or prefill[4] >= n + lookahead} or may
     pooling = {"pool_kernel": pool_kernel, "ignore_first": ignore_first, "ignore_last": ignore_last, "heads": heads}
     return {
         which: torch.stack([_query_votes(seen[t], layers, row, sees, n, **pooling) for t, row, sees in rows])

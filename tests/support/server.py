@@ -69,7 +69,7 @@ def command(target: Path, *options: str) -> list[str]:
     )
 
 
-def sparse_options(draft: Path, **options: object) -> list[str]:
+def sparse_options(draft: Path | None, **options: object) -> list[str]:
     """`--spec-prefill` with every prompt of 16 tokens or more eligible and the paper's selection, unless said otherwise."""
     return launch.sparse_flags(draft, **{"min_tokens": 16, "selection": "paper", **options})
 

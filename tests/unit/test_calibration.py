@@ -129,7 +129,7 @@ def test_heads_of_windowed_layers_are_not_chosen_where_others_see_everything(mon
 def test_the_command_writes_what_a_server_with_this_draft_reads(pair_of, tmp_path, capsys):
     draft, out = pair_of("llama")[1], tmp_path / "heads.json"
     calibrate.main([str(draft), "--out", str(out), "--prompts-per-kind", "1", "--tokens", "150", "--dtype", "float32"])
-    chosen = heads_file.load(str(out), str(draft))
+    chosen = heads_file.load_all([str(out)], {"draft": str(draft)})["draft"]
     assert 1 <= len(chosen) <= 8
     assert len(set(chosen)) == len(chosen)
     provenance = json.loads(out.read_text())["provenance"]

@@ -28,9 +28,9 @@ def test_defaults_are_the_documented_ones():
 
 
 def test_calibrated_heads_make_the_question_vote():
-    config = msgspec.structs.replace(resolve(ON, {}), calibrated=((3, 4), (5, 6)))
+    config = msgspec.structs.replace(resolve(ON, {}), calibrated={"draft": ((3, 4), (5, 6))})
     assert (config.rule.heads, config.rule.window, config.rule.lookahead) == (((3, 4), (5, 6)), 48, 8)
-    assert config.rule_for("paper") == Rule()
+    assert config.rule_for("paper", "draft") == Rule()
 
 
 def test_the_papers_rule_is_the_papers():
@@ -43,7 +43,7 @@ def test_the_papers_rule_is_the_papers():
 def test_flags_change_the_servers_rule_only():
     config = resolve({**ON, "window": 16, "ignore_tail": "false", "lookahead": 12}, {})
     assert (config.rule.window, config.rule.ignore_tail, config.rule.chunk_size, config.most_lookahead) == (16, False, 8, 12)
-    assert config.rule_for("paper") == Rule()
+    assert config.rule_for("paper", "draft") == Rule()
 
 
 def test_flag_beats_environment_beats_file(tmp_path):
@@ -69,7 +69,6 @@ def test_environment_alone_switches_on(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ({"enabled": True}, "--spec-prefill-draft-model-path"),
         ({"keep_ratio": 0.5}, "--spec-prefill-keep-ratio"),
         ({"draft_model_path": "d"}, "--spec-prefill-draft-model-path"),
         ({**ON, "keep_ratio": 0.0}, "--spec-prefill-keep-ratio"),

@@ -67,6 +67,7 @@ def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
 
     scheduler = SimpleNamespace(metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=False))
     with get_parallel().override(tp_rank=0):
-        decisions.see(scheduler, req, SimpleNamespace(config=CONFIG))
+        draft = SimpleNamespace(adapted=lambda rule: rule)
+        decisions.see(scheduler, req, SimpleNamespace(config=CONFIG, methods={"draft": draft}))
     assert "spec_prefill_keep_ratio" in req.to_finish.message
     assert state_of(req).outcome.reason == "aborted"

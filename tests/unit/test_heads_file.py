@@ -17,7 +17,7 @@ def draft(pair_of):
 
 def test_what_is_saved_is_loaded(draft, tmp_path):
     heads_file.save(tmp_path / "heads.json", draft, ((1, 2), (0, 3)), {"prompts": 5})
-    assert heads_file.load(str(tmp_path / "heads.json"), str(draft)) == ((1, 2), (0, 3))
+    assert heads_file.load_all([str(tmp_path / "heads.json")], {"draft": str(draft)})["draft"] == ((1, 2), (0, 3))
 
 
 def test_a_copy_is_the_same_draft_and_one_changed_weight_is_another(draft, pair_of, tmp_path):
@@ -33,7 +33,7 @@ def test_a_copy_is_the_same_draft_and_one_changed_weight_is_another(draft, pair_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"fingerprint": "0"}, "another draft"),
+        ({"fingerprint": "0"}, "another model"),
         ({"heads": []}, "must list"),
         ({"heads": [[1, 2], [1, 2]]}, "must list"),
         ({"heads": [[1, -2]]}, "must list"),
@@ -48,11 +48,11 @@ def test_other_files_are_refused(change, said, draft, tmp_path):
         heads_file.save(path, draft, ((1, 2),), {})
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=said) as error:
-        heads_file.load(str(path), str(draft))
+        heads_file.load_all([str(path)], {"draft": str(draft)})["draft"]
     assert str(error.value).startswith("--spec-prefill-heads ")
 
 
 def test_a_draft_that_is_not_here(draft, tmp_path):
     heads_file.save(tmp_path / "heads.json", draft, ((1, 2),), {})
     with pytest.raises(ConfigError, match="no local folder"):
-        heads_file.load(str(tmp_path / "heads.json"), str(tmp_path / "nowhere"))
+        heads_file.load_all([str(tmp_path / "heads.json")], {"draft": str(tmp_path / "nowhere")})["draft"]

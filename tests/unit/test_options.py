@@ -62,13 +62,13 @@ def test_a_rule_of_ones_own():
         "ignore_tail": True,
     }
     options = parse({f"spec_prefill_{name}": value for name, value in fields.items()})
-    server = SpecPrefillConfig(draft_model_path="d", lookahead=3, calibrated=((1, 2),))
+    server = SpecPrefillConfig(draft_model_path="d", lookahead=3, calibrated={"draft": ((1, 2),)})
     del fields["selection"]
     assert options.rule(server) == Rule(**fields)  # of the paper's, not of what the server changed of its own
 
 
 def test_a_request_changes_the_servers_rule():
-    server = SpecPrefillConfig(draft_model_path="d", lookahead=3, window=7, calibrated=((1, 2),))
+    server = SpecPrefillConfig(draft_model_path="d", lookahead=3, window=7, calibrated={"draft": ((1, 2),)})
     rule = parse({"spec_prefill_window": 9}).rule(server)
     assert (rule.lookahead, rule.window, rule.heads, rule.chunk_size) == (3, 9, ((1, 2),), 8)
 

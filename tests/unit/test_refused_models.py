@@ -37,8 +37,13 @@ MLA = {
 DSA = {**MLA, "architectures": ["DeepseekV32ForCausalLM"], "index_topk": 64, "index_head_dim": 32, "index_n_heads": 4}
 
 
+def _check(target, draft):
+    compat.check_target(target)
+    compat.check_draft(draft)
+
+
 def test_ordinary_attention_is_accepted(model_config):
-    compat.check_models(model_config("target"), model_config("draft"))
+    _check(model_config("target"), model_config("draft"))
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -46,8 +51,8 @@ def test_families_are_accepted_as_target_and_draft(model_config, model_of, name)
     from sglang.srt.configs.model_config import ModelConfig
 
     plain, model = model_config(), ModelConfig(model_path=str(model_of(name)))
-    compat.check_models(model, plain)
-    compat.check_models(plain, model)
+    _check(model, plain)
+    _check(plain, model)
     assert not compat.never_run(model)
 
 
@@ -65,16 +70,16 @@ def test_models_of_other_kinds_are_refused(model_config, attribute, value, why):
     odd = model_config()
     setattr(odd, attribute, AttentionArch[value] if attribute == "attention_arch" else value)
     with pytest.raises(ConfigError, match=why):
-        compat.check_models(odd, model_config("other"))
+        _check(odd, model_config("other"))
 
 
 @pytest.mark.parametrize("changes", [DSA, {"architectures": ["MiniMaxM3SparseForCausalLM"]}])
 def test_sparse_attention_is_accepted_in_the_target_only_and_known_to_be_unrun(model_config, changes):
     sparse, plain = model_config("sparse", **changes), model_config()
-    compat.check_models(sparse, plain)
+    _check(sparse, plain)
     assert compat.never_run(sparse)
     with pytest.raises(ConfigError, match=r"cannot serve this draft model \(--spec-prefill-draft-model-path\): a sparse index"):
-        compat.check_models(plain, sparse)
+        _check(plain, sparse)
 
 
 REFUSED = {
@@ -103,7 +108,7 @@ def test_other_attention_is_refused(model_config, name, role):
     odd.use_ngram_embedding = getattr(odd.hf_config, "use_ngram_embedding", False)
     odd.is_local_attention_model = odd.hf_config.architectures == ["Llama4ForConditionalGeneration"]
     with pytest.raises(ConfigError, match=name) as error:
-        compat.check_models(*((odd, plain) if role.startswith("target") else (plain, odd)))
+        _check(*((odd, plain) if role.startswith("target") else (plain, odd)))
     assert f"--spec-prefill cannot serve this {role}: " in str(error.value)
 
 

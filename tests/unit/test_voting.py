@@ -120,6 +120,6 @@ def test_nothing_to_vote_on():
 def test_heads_that_a_model_cannot_let_vote(heads, said):
     layers = {number: SimpleNamespace(tp_q_head_num=4, sliding_window_size=window) for number, window in enumerate((63, None))}
     model = object.__new__(PrivateModel)
-    model._capture, model._lookahead, model.context_len = SimpleNamespace(layers=layers), 8, 1000
+    model._capture, model._lookahead, model._part, model.context_len = SimpleNamespace(layers=layers), 8, 1, 1000
     why = model.cannot_vote(heads, ranks=2)
     assert why is None if said is None else said in why

@@ -1,0 +1,78 @@
+"""The target's own first layers read the prompt: no second model, no question of tokenizers (issue Readers, 3).
+
+The last tokens vote, since an early exit decodes badly: with calibrated heads, else in the last of these layers, where heads
+find what is asked for. Over all layers those would win that look at the beginning or next to themselves.
+"""
+
+import functools
+from typing import Any
+
+import msgspec
+
+from specprefill_sgl import compat
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.model_method import ModelMethod
+from specprefill_sgl.models.ranks import Ranks
+from specprefill_sgl.selection.rule import Rule
+
+_WINDOW = 48  # tokens that vote, where the rule says none
+_VOTING_PART = 4  # without calibrated heads, one of so many layers votes, the last ones
+
+
+def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
+    """In the launcher: the layers are fewer than the target's, and nothing hooks into its modules.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the flag.
+    """
+    assert config.layers is not None
+    if config.layers >= target.num_hidden_layers:
+        raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {config.layers}.")
+    compat.check_first_layers(server_args, target)
+
+
+def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "EarlyLayers":
+    """Pools for the first layers, before SGLang sizes the target's own.
+
+    Raises
+    ------
+    ConfigError
+        If the target cannot be cut.
+    """
+    from specprefill_sgl.models.first_layers import FirstLayersRunner, first_layers_config
+    from specprefill_sgl.models.private import PrivateModel
+
+    assert config.layers is not None
+    target = scheduler.tp_worker.model_runner
+    model_config = first_layers_config(scheduler.model_config, config.layers)
+    runner = functools.partial(FirstLayersRunner, target=target, layers=config.layers)
+    try:
+        model = PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner)
+    except Exception as error:
+        raise ConfigError(f"{flag('method')} {name} cannot be used with this target: {error}") from error
+    model.voting_part = _VOTING_PART
+    return EarlyLayers(name, model, ranks, config, vocab_size=model_config.vocab_size)
+
+
+class EarlyLayers(ModelMethod):
+    """A `ModelMethod` without lookahead."""
+
+    def check(self) -> None:
+        """Some layer sees the whole prompt.
+
+        Raises
+        ------
+        ConfigError
+            Names the flag of the layers, or of the heads.
+        """
+        if not self._model.sees_whole_prompts():
+            raise ConfigError(
+                f"{flag('layers')} {self._config.layers} is too few: none of these layers attends to a whole prompt."
+            )
+        super().check()
+
+    def adapted(self, rule: Rule) -> Rule:
+        """Of the prompt's last tokens only."""
+        return msgspec.structs.replace(rule, lookahead=1, window=rule.window or _WINDOW)

@@ -1,0 +1,78 @@
+"""The methods there are, by name: how each is loaded and which flags it reads."""
+
+import importlib
+from typing import Any, NamedTuple
+
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.protocol import Method
+from specprefill_sgl.models.ranks import Ranks
+
+
+class Entry(NamedTuple):
+    """A method before it is loaded.
+
+    Attributes
+    ----------
+    module : str
+        With `check_at_start(config, server_args, target)`, called in the launcher, and
+        `load(name, config, scheduler, ranks, chunk_tokens)`.
+    needs : tuple of str
+        Fields of `SpecPrefillConfig` that must be given.
+    reads : tuple of str
+        Fields that have no effect without it, those it needs included.
+    """
+
+    module: str
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> Any:
+        """The module, imported on first use: the launcher's process stays light."""
+        return importlib.import_module(self.module)
+
+
+_OF_MODELS = ("heads", "draft_max_tokens")
+METHODS: dict[str, Entry] = {
+    "draft": Entry("specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", *_OF_MODELS)),
+    "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
+}
+
+
+def check(config: SpecPrefillConfig) -> None:
+    """Refuse unknown methods, a method without what it needs, and flags that no method reads.
+
+    Raises
+    ------
+    ConfigError
+        Names the flag.
+    """
+    wanted = flag("method")
+    for name in config.method:
+        if name not in METHODS:
+            raise ConfigError(f"{wanted} {name} is unknown; known are {', '.join(METHODS)}.")
+        for field in METHODS[name].needs:
+            if getattr(config, field) is None:
+                raise ConfigError(f"{wanted} {name} needs {flag(field)}.")
+    loaded = [METHODS[name] for name in config.method]
+    defaults = {field.name: field.default for field in _fields(config)}
+    for field in {field: None for entry in METHODS.values() for field in entry.reads}:
+        if getattr(config, field) != defaults[field] and not any(field in entry.reads for entry in loaded):
+            raise ConfigError(f"{flag(field)} has no effect with {wanted} {','.join(config.method)}.")
+
+
+def _fields(config: SpecPrefillConfig) -> Any:
+    import msgspec
+
+    return msgspec.structs.fields(config)
+
+
+def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
+    """In the launcher: what each method refuses, beside `check`."""
+    for name in config.method:
+        METHODS[name].code.check_at_start(config, server_args, target)
+
+
+def load(config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> dict[str, Method]:
+    """In a scheduler: the methods by name, in the order of `--spec-prefill-method`."""
+    return {name: METHODS[name].code.load(name, config, scheduler, ranks, chunk_tokens) for name in config.method}

@@ -1,0 +1,83 @@
+"""The first layers of the loaded target as a model of their own: the same weights, nothing of the target is changed."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from specprefill_sgl.models.runner import PrivateRunner
+
+
+def first_layers(model: nn.Module, count: int) -> nn.Module:
+    """A view of a causal language model that ends after `count` layers: same parameters, module tables of its own.
+
+    Raises
+    ------
+    ValueError
+        If its layers are not where this function looks.
+    """
+    outer = _shallow(model)
+    holder = outer
+    for name in _path_to_decoder(model):
+        inner = _shallow(getattr(holder, name))
+        holder._modules[name] = inner
+        holder = inner
+    holder._modules["layers"] = _shallow(holder.layers)
+    holder._modules["layers"]._modules = dict(list(holder.layers._modules.items())[:count])
+    if hasattr(holder, "end_layer"):
+        holder.end_layer = count
+    return outer
+
+
+def _path_to_decoder(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules on the way to the one that has the layers."""
+    for path in (("model",), ("language_model", "model"), ("model", "language_model"), ("backbone",)):
+        found: Any = model
+        for name in path:
+            found = getattr(found, name, None)
+        if isinstance(getattr(found, "layers", None), nn.ModuleList):
+            return path
+    raise ValueError(f"the layers of {type(model).__name__} are not where they are looked for")
+
+
+def _shallow(module: nn.Module) -> Any:
+    """The same module with a table of children of its own; `copy.copy` would share it."""
+    view = object.__new__(type(module))
+    view.__dict__ = dict(module.__dict__)
+    view._modules = dict(module._modules)
+    return view
+
+
+def first_layers_config(target: Any, count: int) -> Any:
+    """SGLang's ModelConfig of the view. Windowed layers keep their keys in the pool of the others, as a draft's."""
+    config = copy.copy(target)
+    config.num_hidden_layers = config.num_attention_layers = count
+    config.num_nextn_predict_layers = None
+    if not config.is_hybrid_swa_compress:
+        config.is_hybrid_swa, config.swa_attention_layer_ids, config.full_attention_layer_ids = False, None, None
+    return config
+
+
+class FirstLayersRunner(PrivateRunner):
+    """Runs the first layers of another runner's model, with pools of its own.
+
+    Parameters
+    ----------
+    target : ModelRunner
+        Its weights are loaded.
+    layers : int
+    **settings
+        As `ModelRunner`'s.
+    """
+
+    def __init__(self, *, target: Any, layers: int, **settings: Any):
+        self._target, self._layers = target, layers
+        super().__init__(**settings)
+
+    def load_model(self) -> None:
+        """Nothing is loaded."""
+        self.model = first_layers(self._target.model, self._layers)
+        for name in ("loader", "load_config", "sliding_window_size", "prefill_aware_swa", "dtype"):
+            setattr(self, name, getattr(self._target, name))
+        self.startup_weight_load = None
+        self.weight_load_mem_usage = self.weight_load_time = 0
