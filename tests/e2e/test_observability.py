@@ -39,7 +39,7 @@ def _samples(server):
             if sample.name.startswith(PREFIX):
                 own = {
                     key: sample.labels[key]
-                    for key in ("outcome", "reason", "disposition", "stage", "le")
+                    for key in ("outcome", "reason", "method", "disposition", "stage", "le")
                     if key in sample.labels
                 }
                 samples[sample.name.removeprefix(PREFIX), tuple(sorted(own.items()))] = sample.value
@@ -63,8 +63,8 @@ def test_metrics_count_what_happened(server):
 
     kept = infos[0]["kept_tokens"]
     assert more("requests_total", outcome="sparse", reason="", method="draft") == 2
-    assert more("requests_total", outcome="dense", reason="disabled_by_request") == 1
-    assert more("requests_total", outcome="dense", reason="below_min_tokens") == 1
+    assert more("requests_total", outcome="dense", reason="disabled_by_request", method="") == 1
+    assert more("requests_total", outcome="dense", reason="below_min_tokens", method="") == 1
     assert more("prompt_tokens_total", disposition="dropped") == 2 * (900 - kept)
     assert more("prompt_tokens_total", disposition="kept") == 2 * kept + 905
     assert more("keep_ratio_count") == 2
@@ -194,7 +194,7 @@ def test_check_accepts_what_can_be_served(pair):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "--spec-prefill needs --spec-prefill-draft-model-path"),
+        ([], "--spec-prefill-method draft needs --spec-prefill-draft-model-path"),
         (["--spec-prefill-draft-model-path", "/nowhere"], "--spec-prefill-draft-model-path"),
         (["--spec-prefill-draft-model-path", "DRAFT", "--spec-prefill-heads", "/nowhere"], "--spec-prefill-heads /nowhere"),
         (["--spec-prefill-draft-model-path", "DRAFT", "--pp-size", "2"], "cannot be combined with --pp-size"),

@@ -44,7 +44,7 @@ def _no_weights(folder):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--spec-prefill"], "--spec-prefill needs --spec-prefill-draft-model-path"),
+        (["--spec-prefill"], "--spec-prefill-method draft needs --spec-prefill-draft-model-path"),
         (["--spec-prefill-keep-ratio", "0.5"], "--spec-prefill-keep-ratio has no effect without --spec-prefill"),
         (sparse_options("/no/such/draft"), "--spec-prefill-draft-model-path /no/such/draft does not exist"),
         (sparse_options("DRAFT", keep_ratio=1.5), "--spec-prefill-keep-ratio must be in (0, 1], got 1.5"),
