@@ -8,8 +8,11 @@ from benchmarks.soak.run import run, slope
 
 @pytest.mark.parametrize(
     ("minutes", "in_flight", "option"),
-    [(3, (8, 64), ()), (0.5, (8, 24), ("--tp", "2")), (0.5, (8, 24), ("--dp-size", "2"))],
-    ids=["one", "tensor parallel", "data parallel"],
+    [
+        pytest.param(3, (8, 64), (), id="one"),
+        pytest.param(0.5, (8, 24), ("--tp", "2"), id="tensor parallel", marks=pytest.mark.slow),
+        pytest.param(0.5, (8, 24), ("--dp-size", "2"), id="data parallel", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_lost_or_wrong(tmp_path, pair_of, monkeypatch, minutes, in_flight, option):
     # the shipped draft has three heads: two ranks cannot share them
