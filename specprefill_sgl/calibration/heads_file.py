@@ -1,7 +1,8 @@
 """The file of calibrated heads: which (layer, head) pairs of one draft find what a question asks for."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,20 @@ def load_all(paths: Sequence[str], models: Mapping[str, str]) -> dict[str, Heads
         If a file cannot be read, lists nothing or a head twice, is another model's, or not the only one of its model.
     """
     found: dict[str, Heads] = {}
+    fingerprint_of = functools.cache(lambda model: fingerprint(local_folder(model)))
     for path in paths:
-        method, heads = _load(path, models)
+        method, heads = _load(path, models, fingerprint_of)
         if method in found:
             raise ConfigError(f"{flag('heads')} {path} is the second file of the same model.")
         found[method] = heads
     return found
 
 
-def _load(path: str, models: Mapping[str, str]) -> tuple[str, Heads]:
+def _load(path: str, models: Mapping[str, str], fingerprint_of: Callable[[str], str]) -> tuple[str, Heads]:
     name = f"{flag('heads')} {path}"
     try:
         content = msgspec.json.decode(Path(path).read_bytes(), type=HeadsFile)
-        own = {method: fingerprint(local_folder(model)) for method, model in models.items()}
+        own = {method: fingerprint_of(model) for method, model in models.items()}
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{name} cannot be used: {getattr(error, 'strerror', None) or error}.") from None
     if not content.heads or len(set(content.heads)) < len(content.heads) or min(map(min, content.heads)) < 0:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from specprefill_sgl import compat
-from specprefill_sgl.models.first_layers import first_layers_config
 from specprefill_sgl.models.sizes import MAX_STATES, pool_tokens
 
 _MIB = 2**20
@@ -23,7 +22,7 @@ def report(config: Any, server_args: Any) -> list[str]:
         draft = compat.draft_model_config(config, server_args, target=target)
         lines = [f"draft weights: {_weights(config.draft_model_path, ranks)}", *_reader("draft", draft, config, args)]
     if "early-layers" in config.method:
-        lines += _reader("early-layers", first_layers_config(target, config.layers), config, args)
+        lines += _reader("early-layers", compat.first_layers_config(target, config.layers), config, args)
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):

@@ -4,6 +4,7 @@ Skip-coded ids touch only the keys of SGLang's radix tree, and positions only ro
 sparse indices are counted in kept tokens. What is refused reads positions or ids as something else.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,16 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
     draft.context_len = min(draft.context_len, target.context_len)
     draft.num_nextn_predict_layers = None  # else SGLang takes the draft for its prediction head and gives it that many layers
     return draft
+
+
+def first_layers_config(target: Any, count: int) -> Any:
+    """SGLang's ModelConfig of a target's first layers; windowed ones keep their keys in the others' pool, as a draft's."""
+    config = copy.copy(target)
+    config.num_hidden_layers = config.num_attention_layers = count
+    config.num_nextn_predict_layers = None
+    if not config.is_hybrid_swa_compress:
+        config.is_hybrid_swa, config.swa_attention_layer_ids, config.full_attention_layer_ids = False, None, None
+    return config
 
 
 def draft_attention_backend(server_args: Any, draft: Any) -> str | None:

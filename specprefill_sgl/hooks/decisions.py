@@ -11,7 +11,7 @@ from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.request import backlog, skipcode
 from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
-from specprefill_sgl.request.options import RequestError, RequestOptions, parse
+from specprefill_sgl.request.options import RequestError, RequestOptions, given, parse
 from specprefill_sgl.request.prompts import Outcome, Prompt
 from specprefill_sgl.request.state import PromptState, attach, state_of
 from specprefill_sgl.selection.budget import WINDOW_PART, affordable_tail
@@ -55,18 +55,13 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
         keep_ratio=keep_ratio,
         rule=rule,
         method=state.method,
-        min_tokens=_given(options.min_tokens, config.min_tokens),
+        min_tokens=given(options.min_tokens, config.min_tokens),
         protect=options.protect,
         keep_first=config.keep_first,
-        keep_last=_given(options.keep_last, config.keep_last, tail),
+        keep_last=given(options.keep_last, config.keep_last, tail),
         namespace=(req.extra_key, req.cache_salt),
         return_votes=options.return_votes,
     )
-
-
-def _given(*values: Any) -> Any:
-    """The first that is given: the request's, the server's, what else holds."""
-    return next(value for value in values if value is not None)
 
 
 def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:

@@ -105,10 +105,9 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     target = compat.target_model_config(server_args)
     compat.check_target(target)
     registry.check_at_start(resolved, server_args, target)
-    readers = {"draft": resolved.draft_model_path, "early-layers": server_args.model_path}
-    models = {name: path for name in resolved.method if (path := readers.get(name)) is not None}
     files = [os.path.expanduser(path) for path in resolved.heads]
-    return msgspec.structs.replace(resolved, calibrated=heads_file.load_all(files, models))
+    calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
+    return msgspec.structs.replace(resolved, calibrated=calibrated)
 
 
 def _exit(error: ConfigError) -> NoReturn:

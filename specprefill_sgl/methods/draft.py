@@ -26,6 +26,11 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
     vocabulary.check_vocabulary(config, server_args, target, draft)
 
 
+def model_path(config: SpecPrefillConfig, _server_args: Any) -> str | None:
+    """Whose heads vote."""
+    return config.draft_model_path
+
+
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> ModelMethod:
     """Weights and pools, before SGLang sizes the target's pool.
 

@@ -13,9 +13,8 @@ from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.models.ranks import Ranks
-from specprefill_sgl.selection.rule import Rule
+from specprefill_sgl.selection.rule import WINDOW, Rule
 
-_WINDOW = 48  # tokens that vote, where the rule says none
 _VOTING_PART = 4  # without calibrated heads, one of so many layers votes, the last ones
 
 
@@ -33,6 +32,11 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
     compat.check_first_layers(server_args, target)
 
 
+def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
+    """Whose heads these layers have."""
+    return server_args.model_path
+
+
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "EarlyLayers":
     """Pools for the first layers, before SGLang sizes the target's own.
 
@@ -41,18 +45,19 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
     ConfigError
         If the target cannot be cut.
     """
-    from specprefill_sgl.models.first_layers import FirstLayersRunner, first_layers_config
+    from specprefill_sgl.models.first_layers import FirstLayersRunner
     from specprefill_sgl.models.private import PrivateModel
 
     assert config.layers is not None
     target = scheduler.tp_worker.model_runner
-    model_config = first_layers_config(scheduler.model_config, config.layers)
+    model_config = compat.first_layers_config(scheduler.model_config, config.layers)
     runner = functools.partial(FirstLayersRunner, target=target, layers=config.layers)
     try:
-        model = PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner)
+        model = PrivateModel(
+            config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner, voting_part=_VOTING_PART
+        )
     except Exception as error:
         raise ConfigError(f"{flag('method')} {name} cannot be used with this target: {error}") from error
-    model.voting_part = _VOTING_PART
     return EarlyLayers(name, model, ranks, config, vocab_size=model_config.vocab_size)
 
 
@@ -75,4 +80,4 @@ class EarlyLayers(ModelMethod):
 
     def adapted(self, rule: Rule) -> Rule:
         """Of the prompt's last tokens only."""
-        return msgspec.structs.replace(rule, lookahead=1, window=rule.window or _WINDOW)
+        return msgspec.structs.replace(rule, lookahead=1, window=rule.window or WINDOW)

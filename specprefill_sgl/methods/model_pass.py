@@ -1,4 +1,4 @@
-"""A group of prompts on its way through the draft: steps, then votes."""
+"""A group of prompts on its way through a private model: steps, then votes."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,7 @@ from specprefill_sgl.scoring.voting import own_heads, votes_of
 
 
 class ModelPass:
-    """Drives a draft group and turns what it recorded into votes. `release` must follow.
-
-    Everything downstream needs of the draft: another source of votes, with these methods, is another selector.
+    """Drives a group of prompts and turns what it recorded into votes; see `methods.protocol.Pass`.
 
     Parameters
     ----------

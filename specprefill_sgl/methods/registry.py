@@ -3,6 +3,8 @@
 import importlib
 from typing import Any, NamedTuple
 
+import msgspec
+
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.protocol import Method
 from specprefill_sgl.models.ranks import Ranks
@@ -14,7 +16,7 @@ class Entry(NamedTuple):
     Attributes
     ----------
     module : str
-        With `check_at_start(config, server_args, target)`, called in the launcher, and
+        With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
         `load(name, config, scheduler, ranks, chunk_tokens)`.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
@@ -55,22 +57,22 @@ def check(config: SpecPrefillConfig) -> None:
             if getattr(config, field) is None:
                 raise ConfigError(f"{wanted} {name} needs {flag(field)}.")
     loaded = [METHODS[name] for name in config.method]
-    defaults = {field.name: field.default for field in _fields(config)}
+    defaults = {field.name: field.default for field in msgspec.structs.fields(config)}
     for field in {field: None for entry in METHODS.values() for field in entry.reads}:
         if getattr(config, field) != defaults[field] and not any(field in entry.reads for entry in loaded):
             raise ConfigError(f"{flag(field)} has no effect with {wanted} {','.join(config.method)}.")
-
-
-def _fields(config: SpecPrefillConfig) -> Any:
-    import msgspec
-
-    return msgspec.structs.fields(config)
 
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
     """In the launcher: what each method refuses, beside `check`."""
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
+
+
+def model_paths(config: SpecPrefillConfig, server_args: Any) -> dict[str, str]:
+    """The model of each method that has one, whose heads may be calibrated."""
+    paths = {name: METHODS[name].code.model_path(config, server_args) for name in config.method}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def load(config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> dict[str, Method]:

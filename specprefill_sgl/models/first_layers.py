@@ -1,6 +1,5 @@
 """The first layers of the loaded target as a model of their own: the same weights, nothing of the target is changed."""
 
-import copy
 from typing import Any
 
 from torch import nn
@@ -46,16 +45,6 @@ def _shallow(module: nn.Module) -> Any:
     view.__dict__ = dict(module.__dict__)
     view._modules = dict(module._modules)
     return view
-
-
-def first_layers_config(target: Any, count: int) -> Any:
-    """SGLang's ModelConfig of the view. Windowed layers keep their keys in the pool of the others, as a draft's."""
-    config = copy.copy(target)
-    config.num_hidden_layers = config.num_attention_layers = count
-    config.num_nextn_predict_layers = None
-    if not config.is_hybrid_swa_compress:
-        config.is_hybrid_swa, config.swa_attention_layer_ids, config.full_attention_layer_ids = False, None, None
-    return config
 
 
 class FirstLayersRunner(PrivateRunner):

@@ -34,14 +34,9 @@ class PrivateModel:
         Most prompt tokens in one draft forward.
     runner : callable
         Makes the runner, from `PrivateRunner`'s keyword arguments.
-
-    Attributes
-    ----------
     voting_part : int
         Where no heads are chosen, one of so many layers votes, the last ones.
     """
-
-    voting_part = 1
 
     @own_settings()
     def __init__(
@@ -52,8 +47,9 @@ class PrivateModel:
         *,
         chunk_tokens: int,
         runner: Callable[..., PrivateRunner] = PrivateRunner,
+        voting_part: int = 1,
     ):
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self._voting_part = chunk_tokens, voting_part
         self._lookahead, self._part = config.rule.lookahead, 1  # of the group in progress
         self.context_len = model_config.context_len
         page = scheduler.page_size
@@ -104,7 +100,7 @@ class PrivateModel:
         """Start on prompts of one rule that fit the pool together; only one group at a time."""
         assert self._capture is not None
         self._lookahead, heads = prompts[0].rule.lookahead, prompts[0].rule.heads
-        self._part = self.voting_part if heads is None else 1
+        self._part = self._voting_part if heads is None else 1
         return PromptGroup(self._runner, self._capture, self._tree, prompts, chunk_tokens=self.chunk_tokens)
 
     def clear(self) -> None:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from specprefill_sgl.config import SpecPrefillConfig
-from specprefill_sgl.request.options import RequestOptions
+from specprefill_sgl.request.options import RequestOptions, given
 
 _STEPS = 8  # of the keep ratio, down to nothing
 
@@ -37,9 +37,5 @@ def may_fall(options: RequestOptions, config: SpecPrefillConfig) -> bool:
 def _asked(options: RequestOptions, config: SpecPrefillConfig) -> tuple[Keep, float]:
     """Without a backlog, and what it may fall to. The server's minimum is no bound of a request's own ratio."""
     if options.keep_ratio is not None:
-        return Keep(options.keep_ratio, "request"), _given(options.keep_min, options.keep_ratio)
-    return Keep(config.keep_ratio, "server"), _given(options.keep_min, config.keep_min, config.keep_ratio)
-
-
-def _given(*ratios: float | None) -> float:
-    return next(ratio for ratio in ratios if ratio is not None)
+        return Keep(options.keep_ratio, "request"), given(options.keep_min, options.keep_ratio)
+    return Keep(config.keep_ratio, "server"), given(options.keep_min, config.keep_min, config.keep_ratio)

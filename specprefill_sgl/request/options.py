@@ -47,6 +47,11 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def given(*values: Any) -> Any:
+    """The first that is given: the request's, the server's, what else holds."""
+    return next(value for value in values if value is not None)
+
+
 def spec_prefill_keys(params: Any) -> list[str]:
     """The keys of a mapping that belong to Speculative Prefill, known or not."""
     if not isinstance(params, Mapping):

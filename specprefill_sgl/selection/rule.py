@@ -8,6 +8,7 @@ Preset = Literal["best", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 Heads = tuple[tuple[int, int], ...]  # (attention layer in order, query head)
 MAX_WINDOW = 256
+WINDOW = 48  # where the question votes and nobody says by how many tokens
 MAX_POOL = 63  # what the kernels take: a block must be wider than its halo on both sides
 
 
@@ -83,7 +84,7 @@ def preset(name: Preset, heads: Heads | None) -> Rule:
         return PAPER
     if heads is None:
         return _BEST
-    return msgspec.structs.replace(_BEST, heads=heads, window=48)
+    return msgspec.structs.replace(_BEST, heads=heads, window=WINDOW)
 
 
 # what flags, environment, file and, but for the lookahead, requests may change of a preset
