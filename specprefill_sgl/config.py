@@ -30,6 +30,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         separated by commas.
     draft_model_path : str or None
         Hugging Face directory or name of the draft model.
+    draft_tokenizer : {"target", "own"}
+        Whose tokens the draft reads: the target's ids as they are, or the prompt's text in its own.
     keep_ratio : float
         Fraction of the prompt that is kept, in (0, 1] (README, What is computed, 5).
     keep_min : float or None
@@ -59,6 +61,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     method: tuple[str, ...] = ("draft",)
     draft_model_path: str | None = None
+    draft_tokenizer: Literal["target", "own"] = "target"
     keep_ratio: float = 0.2
     keep_min: float | None = None
     backlog: int = 8

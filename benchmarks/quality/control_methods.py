@@ -37,7 +37,7 @@ class ControlMethod:
     device = torch.device("cpu")
 
     def __init__(self, name: str, chunk_tokens: int):
-        self.name, self.chunk_tokens = name, chunk_tokens
+        self.name, self.described, self.chunk_tokens = name, name, chunk_tokens
 
     def init_attention_backend(self) -> None:
         """It has none."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from specprefill_sgl import compat
+from specprefill_sgl.methods import registry
+from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.sizes import MAX_STATES, pool_tokens
 
 _MIB = 2**20
@@ -17,12 +19,12 @@ def report(config: Any, server_args: Any) -> list[str]:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    target, ranks, lines = compat.target_model_config(server_args), args.tp_size, []
-    if "draft" in config.method:
-        draft = compat.draft_model_config(config, server_args, target=target)
-        lines = [f"draft weights: {_weights(config.draft_model_path, ranks)}", *_reader("draft", draft, config, args)]
-    if "early-layers" in config.method:
-        lines += _reader("early-layers", compat.first_layers_config(target, config.layers), config, args)
+    target, ranks = compat.target_model_config(server_args), args.tp_size
+    lines: list[str] = []
+    for method, planned in registry.planned(config, server_args, target).items():
+        if planned.weights is not None:
+            lines.append(f"{method} weights: {_weights(planned.weights, ranks)}")
+        lines += _reader(method, planned, config, args)
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):
@@ -31,13 +33,12 @@ def report(config: Any, server_args: Any) -> list[str]:
     return lines
 
 
-def _reader(method: str, model: Any, config: Any, args: Any) -> list[str]:
+def _reader(method: str, planned: Planned, config: Any, args: Any) -> list[str]:
     """What a method's private model takes, its weights aside."""
-    ranks = args.tp_size
+    model, rule, ranks = planned.model, planned.rule, args.tp_size
     tokens = pool_tokens(config, model.context_len, args.page_size or 1)
     key_heads = ranks if compat.is_latent(model) else model.get_total_num_kv_heads()
     heads = model.num_attention_heads // key_heads  # that share a key
-    rule = config.rule_for(config.selection, method)
     scratch = 2 * (rule.window + rule.lookahead) * heads * model.context_len * 4
     lines = [f"{method} KV pool: {tokens} tokens, {tokens * kv_bytes(model, ranks) / _MIB:.0f} MiB"]
     if state := state_bytes(model, ranks):

@@ -26,6 +26,8 @@ HOOKS = (
     Hook("sglang.srt.server_args.ServerArgs.from_cli_args", "AFTER", "launch:attach_flags", ("cls", "args")),
     Hook("sglang.srt.server_args.ServerArgs.check_server_args", "AFTER", "launch:check_at_start", ("self",)),
     Hook(f"{_TOKENIZER_MANAGER}._validate_one_request", "BEFORE", "frontend:check_request", ("self", "obj", "input_ids")),
+    Hook(f"{_TOKENIZER_MANAGER}._tokenize_one_request", "AROUND", "reading:read_one", ("self", "obj")),
+    Hook(f"{_TOKENIZER_MANAGER}._batch_tokenize_and_process", "AROUND", "reading:read_batch", ("self", "batch_size", "obj")),
     Hook(
         f"{_TOKENIZER_MANAGER}.update_request_meta_info",
         "AROUND",

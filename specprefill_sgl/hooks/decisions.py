@@ -13,6 +13,7 @@ from specprefill_sgl.request import backlog, skipcode
 from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.request.options import RequestError, RequestOptions, given, parse
 from specprefill_sgl.request.prompts import Outcome, Prompt
+from specprefill_sgl.request.reading import unpack
 from specprefill_sgl.request.state import PromptState, attach, state_of
 from specprefill_sgl.selection.budget import WINDOW_PART, affordable_tail
 from specprefill_sgl.selection.rule import TAIL_PART
@@ -21,14 +22,15 @@ from specprefill_sgl.stage.stage import Stage
 
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
     """First sight of a request: read its options; decide at once where no draft is needed or possible."""
+    custom, reading = unpack(req.sampling_params.custom_params)
     try:
-        options = parse(req.sampling_params.custom_params, methods=stage.config.method)
+        options = parse(custom, methods=stage.config.method)
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
         req.set_finish_with_abort(str(error))
         options = RequestOptions()
     method, keep = options.method_of(stage.config), backlog.keep(options, stage.config, waiting=1)
     rule = stage.methods[method].adapted(options.rule(stage.config))
-    state = PromptState(options, len(req.origin_input_ids), rule, keep, method)
+    state = PromptState(options, len(req.origin_input_ids), rule, keep, method, reading)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
     outcome = stage.without_draft(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
@@ -56,11 +58,12 @@ def _prompt(req: Any, stage: Stage) -> Prompt:
         rule=rule,
         method=state.method,
         min_tokens=given(options.min_tokens, config.min_tokens),
-        protect=options.protect,
+        protect=options.protect if state.reading is None else (*options.protect, *state.reading.unread),
         keep_first=config.keep_first,
         keep_last=given(options.keep_last, config.keep_last, tail),
         namespace=(req.extra_key, req.cache_salt),
         return_votes=options.return_votes,
+        reading=state.reading,
     )
 
 

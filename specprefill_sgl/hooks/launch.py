@@ -14,7 +14,8 @@ from specprefill_sgl.methods import registry, vocabulary
 _DEFAULTS = SpecPrefillConfig()
 _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("method", str, "Who says which tokens matter; several, separated by commas: a request may choose. Default draft."),
-    ("draft_model_path", str, "Draft model; must share the target's tokenizer."),
+    ("draft_model_path", str, "Draft model; must share the target's tokenizer, or have one of its own."),
+    ("draft_tokenizer", str, "own: the draft reads the prompt's text with its own tokenizer. Else target."),
     ("keep_ratio", float, "Fraction of the prompt that is kept, in (0, 1]."),
     ("keep_min", float, "What the keep ratio may fall to under a backlog. Default: it does not fall."),
     ("backlog", int, "Waiting requests from which on the keep ratio falls."),

@@ -127,7 +127,9 @@ def _draft(scheduler: Any, stage: Stage, running_batch: Any) -> None:
     decided = [(req, outcome) for req, outcome, one in zip(group, outcomes, wanted, strict=True) if one]
     metrics = metrics_of(scheduler)
     if outcomes[0].reason is None:  # else the group failed
-        metrics.drafted([outcome for _, outcome in decided], sum(len(req.origin_input_ids) for req, _ in decided))
+        state = state_of(decided[0][0])
+        assert state is not None
+        metrics.drafted([outcome for _, outcome in decided], state.method)
     metrics.pool(stage.used_tokens())
     for req, outcome in decided:
         decide(scheduler, req, outcome)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from specprefill_sgl import compat
-from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.config import ConfigError
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.stage.stage import Stage
@@ -82,13 +82,7 @@ def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
             able = stage.warm_up(name)
         method.check()
         if not able:
-            raise ConfigError(f"{_named(name, stage.config)} failed on its first prompt; the log above says why")
-
-
-def _named(method: str, config: SpecPrefillConfig) -> str:
-    if method == "draft":
-        return f"{flag('draft_model_path')} {config.draft_model_path}: the draft"
-    return f"{flag('method')} {method}: it"
+            raise ConfigError(f"{method.described} failed on its first prompt; the log above says why")
 
 
 def stage_of(scheduler: Any) -> Stage | None:

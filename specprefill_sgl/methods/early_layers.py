@@ -12,6 +12,7 @@ import msgspec
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.model_method import ModelMethod
+from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.selection.rule import WINDOW, Rule
 
@@ -37,6 +38,13 @@ def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
     return server_args.model_path
 
 
+def planned(config: SpecPrefillConfig, _server_args: Any, target: Any) -> Planned:
+    """The target's first layers."""
+    assert config.layers is not None
+    rule = EarlyLayers.adapted(config.rule_for(config.selection, "early-layers"))
+    return Planned(compat.first_layers_config(target, config.layers), None, rule)
+
+
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "EarlyLayers":
     """Pools for the first layers, before SGLang sizes the target's own.
 
@@ -58,7 +66,7 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
         )
     except Exception as error:
         raise ConfigError(f"{flag('method')} {name} cannot be used with this target: {error}") from error
-    return EarlyLayers(name, model, ranks, config, vocab_size=model_config.vocab_size)
+    return EarlyLayers(name, f"{flag('method')} {name}", model, ranks, config, model_config)
 
 
 class EarlyLayers(ModelMethod):
@@ -78,6 +86,7 @@ class EarlyLayers(ModelMethod):
             )
         super().check()
 
-    def adapted(self, rule: Rule) -> Rule:
+    @staticmethod
+    def adapted(rule: Rule) -> Rule:
         """Of the prompt's last tokens only."""
         return msgspec.structs.replace(rule, lookahead=1, window=rule.window or WINDOW)

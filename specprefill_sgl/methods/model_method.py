@@ -1,9 +1,12 @@
 """A method whose votes are a private model's attention."""
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.model_pass import ModelPass
 from specprefill_sgl.models.private import PrivateModel
@@ -11,7 +14,10 @@ from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.request import eligibility
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.skipcode import as_numpy
+from specprefill_sgl.scoring.triton_scoring import MAX_HEAD_DIM, kernels_can
 from specprefill_sgl.selection.rule import Rule
+
+logger = logging.getLogger(__name__)
 
 
 class ModelMethod:
@@ -19,18 +25,34 @@ class ModelMethod:
 
     Parameters
     ----------
-    name : str
+    name, described : str
+        What the flag of the methods and what messages call it.
     model : PrivateModel
     ranks : Ranks
         The tensor-parallel ranks that the model's heads are split over.
     config : SpecPrefillConfig
-    vocab_size : int
-        The model's; a prompt with other ids is prefilled dense.
+    model_config : ModelConfig
+        The model's. A prompt with ids beyond its vocabulary is prefilled dense.
+    own_tokens : bool
+        Whether it reads prompts in a tokenizer of its own; one that comes without such a reading is prefilled dense.
     """
 
-    def __init__(self, name: str, model: PrivateModel, ranks: Ranks, config: SpecPrefillConfig, *, vocab_size: int):
-        self.name, self.chunk_tokens = name, model.chunk_tokens
-        self._model, self._ranks, self._config, self._vocab_size = model, ranks, config, vocab_size
+    def __init__(
+        self,
+        name: str,
+        described: str,
+        model: PrivateModel,
+        ranks: Ranks,
+        config: SpecPrefillConfig,
+        model_config: Any,
+        *,
+        own_tokens: bool = False,
+    ):
+        self.name, self.described, self.chunk_tokens = name, described, model.chunk_tokens
+        self._model, self._ranks, self._config, self._own_tokens = model, ranks, config, own_tokens
+        self._vocab_size = model_config.vocab_size
+        rule = self.adapted(config.rule_for(config.selection, name))
+        self._warn(rule, compat.key_dim(model_config))
 
     @property
     def max_tokens(self) -> int:
@@ -67,17 +89,37 @@ class ModelMethod:
         if heads is not None and (why := self._model.cannot_vote(heads, self._ranks.size)):
             raise ConfigError(f"{flag('heads')} {self._config.heads} cannot be used: {why}")
 
-    def adapted(self, rule: Rule) -> Rule:
+    @staticmethod
+    def adapted(rule: Rule) -> Rule:
         """As it is."""
         return rule
 
+    def _warn(self, rule: Rule, key_dim: int) -> None:
+        if self.device.type == "cuda" and not kernels_can(rule.pool_kernel, key_dim):
+            logger.warning(
+                "--spec-prefill: plain torch computes the scores of %s, slower than the kernels, which take heads up to %d.",
+                self.name,
+                MAX_HEAD_DIM,
+            )
+        longest = self.longest - rule.lookahead
+        if longest < self._config.min_tokens:
+            logger.warning(
+                "--spec-prefill: %s has room for prompts of %d tokens; only requests that lower %s, %d, can be sparse.",
+                self.name,
+                longest,
+                flag("min_tokens"),
+                self._config.min_tokens,
+            )
+
     def refuses(self, prompt: Prompt) -> str | None:
         """What the model cannot read."""
-        if len(prompt.ids) + prompt.rule.lookahead > self._model.context_len:
+        if self._own_tokens and prompt.reading is None:
+            return eligibility.DRAFT_TEXT
+        if len(prompt.read_ids) + prompt.rule.lookahead > self._model.context_len:
             return eligibility.DRAFT_CONTEXT
         if self.tokens_needed(prompt) > self.max_tokens:
             return eligibility.DRAFT_POOL
-        if as_numpy(prompt.ids).max() >= self._vocab_size:
+        if as_numpy(prompt.read_ids).max() >= self._vocab_size:
             return eligibility.DRAFT_VOCABULARY
         return None
 

@@ -1,12 +1,29 @@
 """What a method is: who says which tokens matter (docs/architecture.md)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.rule import Rule
+
+
+class Planned(NamedTuple):
+    """A method's model before it is loaded.
+
+    Attributes
+    ----------
+    model : ModelConfig
+    weights : str or None
+        Folder or name of weights of its own; None: it shares the target's.
+    rule : Rule
+        What its votes are counted by.
+    """
+
+    model: Any
+    weights: str | None
+    rule: Rule
 
 
 class Pass(Protocol):
@@ -47,6 +64,8 @@ class Method(Protocol):
     ----------
     name : str
         What `--spec-prefill-method` calls it.
+    described : str
+        What messages call it: the flag it comes from, and its value.
     chunk_tokens : int
         Most prompt tokens in one forward.
     max_tokens : int
@@ -58,6 +77,7 @@ class Method(Protocol):
     """
 
     name: str
+    described: str
     chunk_tokens: int
 
     @property

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
-from specprefill_sgl.methods.protocol import Method
+from specprefill_sgl.methods.own_tokens import OwnTokens
+from specprefill_sgl.methods.protocol import Method, Planned
 from specprefill_sgl.models.ranks import Ranks
 
 
@@ -17,7 +18,8 @@ class Entry(NamedTuple):
     ----------
     module : str
         With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
-        `load(name, config, scheduler, ranks, chunk_tokens)`.
+        `load(name, config, scheduler, ranks, chunk_tokens)`. If it has a model: `planned(config, server_args, target)`. If it
+        may have a tokenizer of its own: `token_reader(config, server_args, tokenizer)`, called in the front end.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
@@ -36,7 +38,9 @@ class Entry(NamedTuple):
 
 _OF_MODELS = ("heads", "draft_max_tokens")
 METHODS: dict[str, Entry] = {
-    "draft": Entry("specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", *_OF_MODELS)),
+    "draft": Entry(
+        "specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", "draft_tokenizer", *_OF_MODELS)
+    ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
 }
 
@@ -78,3 +82,16 @@ def model_paths(config: SpecPrefillConfig, server_args: Any) -> dict[str, str]:
 def load(config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> dict[str, Method]:
     """In a scheduler: the methods by name, in the order of `--spec-prefill-method`."""
     return {name: METHODS[name].code.load(name, config, scheduler, ranks, chunk_tokens) for name in config.method}
+
+
+def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[str, Planned]:
+    """Without loading anything: the models of the methods that have one."""
+    makers = {name: getattr(METHODS[name].code, "planned", None) for name in config.method}
+    return {name: make(config, server_args, target) for name, make in makers.items() if make is not None}
+
+
+def token_readers(config: SpecPrefillConfig, server_args: Any, tokenizer: Any) -> dict[str, OwnTokens]:
+    """In the front end: who makes a method's own tokens of a prompt, for methods that do not read the target's."""
+    makers = {name: getattr(METHODS[name].code, "token_reader", None) for name in config.method}
+    made = {name: make(config, server_args, tokenizer) for name, make in makers.items() if make is not None}
+    return {name: reader for name, reader in made.items() if reader is not None}

@@ -1,9 +1,13 @@
-"""The draft must read the target's token ids: same tokenizer, same vocabulary."""
+"""Whether the draft can read the target's token ids: same tokenizer, same vocabulary; or the prompt's text in its own."""
 
+import functools
+import logging
 import os
 from typing import Any
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+
+logger = logging.getLogger(__name__)
 
 # Models of one family pad the same vocabulary to different multiples (Qwen2.5 7B: 152,064; 0.5B: 151,936).
 _PADDING = 0.01
@@ -17,7 +21,10 @@ def check_draft_path(config: SpecPrefillConfig) -> None:
 
 
 def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, draft: Any) -> None:
-    """Refuse a draft whose tokenizer or vocabulary differs from the target's.
+    """Refuse a draft that cannot read what the target reads.
+
+    Where only added tokens differ, as between generations of a family, a warning says so, and the draft reads the target's ids:
+    what it takes for another added token misleads its votes, never the answer; prompts with ids it lacks are prefilled dense.
 
     Parameters
     ----------
@@ -32,26 +39,52 @@ def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, d
     """
     name = flag("draft_model_path")
     assert config.draft_model_path is not None
+    target_path = server_args.tokenizer_path or server_args.model_path
+    if config.draft_tokenizer == "own":
+        _check_own(config.draft_model_path, target_path, server_args)
+        return
     if abs(target.vocab_size - draft.vocab_size) > _PADDING * target.vocab_size:
         raise ConfigError(
             f"{name}: the draft's vocabulary of {draft.vocab_size} differs from the target's of {target.vocab_size}."
         )
-    target_tokens = _vocabulary(server_args.tokenizer_path or server_args.model_path, server_args)
-    draft_tokens = _vocabulary(config.draft_model_path, server_args)
-    if target_tokens is None or draft_tokens is None:
+    tokenizers = [tokenizer_of(path, server_args) for path in (target_path, config.draft_model_path)]
+    if any(not hasattr(tokenizer, "get_vocab") for tokenizer in tokenizers):
         if target.vocab_size != draft.vocab_size or not server_args.skip_tokenizer_init:
             raise ConfigError(f"{name}: target and draft must both have a tokenizer that can be compared.")
         return
-    if target_tokens != draft_tokens:
-        differing = sum(draft_tokens.get(token) != index for token, index in target_tokens.items())
-        raise ConfigError(f"{name}: the draft's tokenizer differs from the target's ({differing or len(draft_tokens)} tokens).")
+    whole = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    if whole[0] == whole[1]:
+        return
+    differing = sorted(token for token in whole[0].keys() | whole[1].keys() if whole[0].get(token) != whole[1].get(token))
+    added = {token for tokenizer in tokenizers for token in tokenizer.get_added_vocab()}
+    if not added.issuperset(differing):
+        raise ConfigError(
+            f"{name}: the draft's tokenizer differs from the target's ({len(differing)} tokens); with "
+            f"{flag('draft_tokenizer')} own the draft reads the text in its own."
+        )
+    logger.warning("%s: the draft's tokenizer differs from the target's in added tokens: %s.", name, ", ".join(differing))
 
 
-def _vocabulary(path: str, server_args: Any) -> dict[str, int] | None:
+def _check_own(path: str, target_path: str, server_args: Any) -> None:
+    name = f"{flag('draft_tokenizer')} own"
+    if server_args.skip_tokenizer_init:
+        raise ConfigError(f"{name} cannot be combined with --skip-tokenizer-init: ids must become text.")
+    if not hasattr(tokenizer_of(target_path, server_args), "convert_ids_to_tokens"):
+        raise ConfigError(f"{name}: the target has no tokenizer that says the text of each id.")
+    if not getattr(tokenizer_of(path, server_args), "is_fast", False):
+        raise ConfigError(f"{name}: the draft must have a fast tokenizer, which says the characters of each of its tokens.")
+
+
+@functools.cache
+def _loaded(path: str, trust_remote_code: bool) -> Any:
     from sglang.srt.utils.hf_transformers import get_tokenizer
 
     try:
-        tokenizer = get_tokenizer(path, trust_remote_code=server_args.trust_remote_code)
+        return get_tokenizer(path, trust_remote_code=trust_remote_code)
     except Exception:
         return None
-    return tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else None
+
+
+def tokenizer_of(path: str, server_args: Any) -> Any:
+    """Of a model; None if there is none that can be loaded. Loaded once: the launcher's checks and the front end share it."""
+    return _loaded(path, server_args.trust_remote_code)

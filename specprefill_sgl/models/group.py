@@ -213,7 +213,7 @@ class _PromptReq(Req):
         super().__init__(
             rid=str(index),
             origin_input_text="",
-            origin_input_ids=prompt.ids,
+            origin_input_ids=prompt.read_ids,
             sampling_params=params,
             extra_key=extra_key,
             cache_salt=cache_salt,

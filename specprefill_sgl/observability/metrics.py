@@ -5,7 +5,6 @@ from typing import Any
 
 from specprefill_sgl.request.prompts import Outcome
 
-_STAGES = ("draft", "score", "select")
 _RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 
@@ -35,14 +34,15 @@ class Metrics:
         if self._prometheus is not None:
             self._prometheus.decided(how, reason, method if how == "sparse" else "", tokens, kept / max(prompt_tokens, 1))
 
-    def drafted(self, outcomes: list[Outcome], prompt_tokens: int) -> None:
-        """One group of requests that shared a draft."""
+    def drafted(self, outcomes: list[Outcome], method: str) -> None:
+        """One group of requests that shared a draft; each has its own tokens, if they are not the target's."""
         first = outcomes[0]
         cached = sum(one.draft_cached_tokens for one in outcomes)
-        self.draft_tokens.update({"cached": cached, "read": prompt_tokens - cached})
+        self.draft_tokens.update({"cached": cached, "read": sum(one.draft_tokens for one in outcomes) - cached})
         if self._prometheus is not None:
-            seconds = (first.draft_ms / 1e3, first.score_ms / 1e3, first.select_ms / 1e3)
-            self._prometheus.drafted(dict(zip(_STAGES, seconds, strict=True)), cached)
+            stages = [("draft", first.draft_ms), ("score", first.score_ms), ("select", first.select_ms)]
+            stages += [("tokenize", one.tokenize_ms) for one in outcomes if one.tokenize_ms]
+            self._prometheus.drafted(stages, method, cached)
 
     def pool(self, used: int) -> None:
         """Slots of the draft's KV pool in use, cached prompts included."""
@@ -77,7 +77,7 @@ class _Prometheus:
             prefix + "keep_ratio", "Fraction of a sparse prompt that was kept.", names, buckets=_RATIOS
         ).labels(**labels)
         self._seconds = Histogram(
-            prefix + "stage_seconds", "Seconds of a speculation batch, by stage.", [*names, "stage"], buckets=_SECONDS
+            prefix + "stage_seconds", "Seconds of a speculation batch, by stage.", [*names, "stage", "method"], buckets=_SECONDS
         )
         self.pool_used = Gauge(
             prefix + "draft_pool_used_tokens",
@@ -93,7 +93,7 @@ class _Prometheus:
         if how == "sparse":
             self._keep_ratio.observe(keep_ratio)
 
-    def drafted(self, seconds: dict[str, float], cached: int) -> None:
+    def drafted(self, stages: list[tuple[str, float]], method: str, cached: int) -> None:
         self._draft_cached.inc(cached)
-        for stage, value in seconds.items():
-            self._seconds.labels(**self._labels, stage=stage).observe(value)
+        for stage, milliseconds in stages:
+            self._seconds.labels(**self._labels, stage=stage, method=method).observe(milliseconds / 1e3)

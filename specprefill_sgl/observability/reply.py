@@ -30,7 +30,9 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
         "keep_ratio_used": state.keep.ratio,
         "keep_ratio_reason": state.keep.reason,
+        "draft_tokens": outcome.draft_tokens,
         "draft_cached_tokens": outcome.draft_cached_tokens,
+        "tokenize_ms": round(outcome.tokenize_ms, 3),
         "draft_ms": round(outcome.draft_ms, 3),
         "score_ms": round(outcome.score_ms + outcome.select_ms, 3),
     }

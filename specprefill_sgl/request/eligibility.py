@@ -21,6 +21,7 @@ PREFIX_CACHED = "prefix_cached"
 DRAFT_CONTEXT = "exceeds_draft_context"
 DRAFT_POOL = "exceeds_draft_pool"
 DRAFT_VOCABULARY = "token_outside_draft_vocabulary"
+DRAFT_TEXT = "no_text_for_the_draft"
 DRAFT_ERROR = "draft_error"
 
 

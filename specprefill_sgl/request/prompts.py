@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from specprefill_sgl.request.reading import Reading
 from specprefill_sgl.selection.chunks import Cut, cut
 from specprefill_sgl.selection.rule import PAPER, Rule
 
@@ -40,6 +41,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         If fewer are not cached, there is nothing to gain.
     return_votes : bool
         Whether the outcome is to hold the votes.
+    reading : Reading or None
+        What a reader with a tokenizer of its own reads; None: the ids themselves.
     """
 
     ids: array
@@ -54,6 +57,12 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     kept: np.ndarray | None = None
     min_tokens: int = 0
     return_votes: bool = False
+    reading: Reading | None = None
+
+    @property
+    def read_ids(self) -> array:
+        """What the reader reads."""
+        return self.ids if self.reading is None else self.reading.ids
 
     @property
     def settings(self) -> tuple:
@@ -73,10 +82,11 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted(self) -> tuple[int, int]:
-        """Begin and end of the tokens on which attention counts."""
+        """Begin and end of the tokens that are read on which attention counts."""
         n_tokens, rule = len(self.ids), self.rule
         end = n_tokens - self.cut.forced_tail if rule.ignore_tail else n_tokens
-        return min(rule.ignore_first, end), end
+        begin = min(rule.ignore_first, end)
+        return (begin, end) if self.reading is None else self.reading.range_of(begin, end)
 
 
 class Cast(NamedTuple):
@@ -89,13 +99,16 @@ class Cast(NamedTuple):
     n_window : int
         Votes of the window.
     tokens, positions : list of int
-        Of the queries' tokens.
+        Of the queries' tokens; -1 for one of another vocabulary than the target's.
+    reading : Reading or None
+        Whose tokens all of these are; None: the prompt's own.
     """
 
     votes: "torch.Tensor"
     n_window: int
     tokens: list[int]
     positions: list[int]
+    reading: Reading | None = None
 
 
 class Votes(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +117,8 @@ class Votes(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     tokens : list of int
-        Ids of the queries' tokens: those of the window, then the last prompt token and what was decoded after it.
+        Ids of the queries' tokens: those of the window, then the last prompt token and what was decoded after it, which is -1
+        if it is not of the target's vocabulary.
     positions : list of int
         Their positions; from the prompt's length on they were decoded.
     chunks : float32 [queries, chunks]
@@ -125,8 +139,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Kept original positions in the order they are prefilled; None: prefill dense, for `reason`.
     draft_ms, score_ms, select_ms : float
         Time of the group the prompt was drafted in: draft forwards, scoring, selection. Milliseconds.
-    draft_cached_tokens : int
-        Prompt tokens whose keys the draft had already.
+    tokenize_ms : float
+        Time in which the front end made a reader's own tokens of the prompt; 0 where it reads the target's.
+    draft_tokens, draft_cached_tokens : int
+        Tokens the prompt has for its reader, and those whose keys it had already.
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
     scores : float32 [chunks] or None
@@ -140,6 +156,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     draft_ms: float = 0.0
     score_ms: float = 0.0
     select_ms: float = 0.0
+    tokenize_ms: float = 0.0
+    draft_tokens: int = 0
     draft_cached_tokens: int = 0
     cached_tokens: int = 0
     scores: np.ndarray | None = None

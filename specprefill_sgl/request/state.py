@@ -8,6 +8,7 @@ import numpy as np
 from specprefill_sgl.request.backlog import Keep
 from specprefill_sgl.request.options import RequestOptions
 from specprefill_sgl.request.prompts import Outcome
+from specprefill_sgl.request.reading import Reading
 from specprefill_sgl.request.skipcode import offsets_of
 from specprefill_sgl.selection.rule import Rule
 
@@ -29,6 +30,8 @@ class PromptState:
         The keep ratio it is selected with, and why; until then, what was asked for.
     method : str
         Who chooses them.
+    reading : Reading or None
+        The prompt in that one's own tokens, if it has a tokenizer of its own.
     outcome : Outcome or None
         None while the request waits for its draft.
     offsets : int64 [kept_tokens] or None
@@ -42,6 +45,7 @@ class PromptState:
     rule: Rule
     keep: Keep
     method: str
+    reading: Reading | None = None
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0

@@ -63,4 +63,6 @@ def _votes(prompt: Prompt, cast: Cast) -> Votes | None:
     if not prompt.return_votes:
         return None
     chunks = chunk_means(cast.votes, prompt.rule.chunk_size).cpu().numpy()
-    return Votes(tokens=cast.tokens, positions=cast.positions, chunks=chunks)
+    asked = zip(cast.tokens, cast.positions, strict=True)
+    tokens = [prompt.ids[position] if position < len(prompt.ids) else token for token, position in asked]
+    return Votes(tokens=tokens, positions=cast.positions, chunks=chunks)

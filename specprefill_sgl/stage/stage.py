@@ -51,7 +51,8 @@ class Stage:
         n_tokens = len(prompt.ids)
         turn = None if prompt.return_votes else self.turns.repeated(prompt.ids, prompt.settings, prompt.namespace)
         if turn is not None:
-            return Outcome(positions=turn.positions, draft_cached_tokens=n_tokens, scores=turn.scores)
+            read = len(prompt.read_ids)
+            return Outcome(positions=turn.positions, draft_tokens=read, draft_cached_tokens=read, scores=turn.scores)
         if prompt.kept is None and prompt.cached and n_tokens - prompt.cached < prompt.min_tokens:
             return Outcome(positions=None, reason=eligibility.PREFIX_CACHED, cached_tokens=prompt.cached)
         if keeps_everything(prompt.cut, prompt.keep_ratio, prompt.rule.budget_unit):
@@ -78,7 +79,7 @@ class Stage:
         method = self.methods[prompts[0].method]
         tokens = slots = 0
         for size, prompt in enumerate(prompts[:MAX_PROMPTS]):
-            tokens += len(prompt.ids)
+            tokens += len(prompt.read_ids)
             slots += method.tokens_needed(prompt)
             fits = tokens <= method.chunk_tokens and slots <= method.max_tokens
             alike = (prompt.method, prompt.rule) == (prompts[0].method, prompts[0].rule)
@@ -195,6 +196,8 @@ class Stage:
                 draft_ms=draft_ms + lookahead_ms,
                 score_ms=score_ms,
                 select_ms=select_ms,
+                tokenize_ms=0.0 if prompt.reading is None else prompt.reading.milliseconds,
+                draft_tokens=len(prompt.read_ids),
                 draft_cached_tokens=already,
                 cached_tokens=prompt.cached,
                 scores=one.scores,
@@ -203,7 +206,7 @@ class Stage:
             for prompt, one, already in zip(prompts, chosen, cached, strict=True)
         ]
         if self._ranks.is_first:
-            tokens, kept = sum(len(prompt.ids) for prompt in prompts), sum(len(one.positions) for one in chosen)
+            tokens, kept = sum(len(prompt.read_ids) for prompt in prompts), sum(len(one.positions) for one in chosen)
             logger.info(
                 "Spec prefill batch, method: %s, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
                 "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",

@@ -47,7 +47,7 @@ def test_32_at_once_are_all_right(mode, judge, requests_, pair_of, tmp_path):
         assert judge.wrong(replies, requests_) == []
         assert judge.wrong(all_at_once(server, requests_), requests_) == []  # again, now with a full radix cache
         if mode == "no_chunked_prefill":  # where any two prompts fit one draft forward
-            drafted_together = re.findall(r"Spec prefill batch, #prompt: (\d+)", server.log.read_text())
+            drafted_together = re.findall(r"Spec prefill batch, .*#prompt: (\d+)", server.log.read_text())
             assert max(map(int, drafted_together)) > 1
         if mode == "retraction":
             assert sum(reply["meta_info"]["num_retractions"] for reply in replies) > 0

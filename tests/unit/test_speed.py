@@ -59,7 +59,7 @@ def test_lengths_without_a_dense_figure_stay_out_of_its_exponent():
 
 
 def test_stages_are_read_from_what_the_log_has_had_since(tmp_path):
-    line = "[x] Spec prefill batch, #prompt: 1, draft ms: {}, lookahead ms: 2.5, score ms: 1.0, select ms: 0.5\n"
+    line = "[x] Spec prefill batch, method: draft, #prompt: 1, draft ms: {}, lookahead ms: 2.5, score ms: 1.0, select ms: 0.5\n"
     (tmp_path / "log").write_text(line.format(99.0))
     seen = len(line.format(99.0))
     (tmp_path / "log").write_text(line.format(99.0) + "other\n" + line.format(10.0) + line.format(20.0))
