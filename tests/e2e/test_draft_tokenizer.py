@@ -139,7 +139,7 @@ def test_a_prefix_is_read_once(server, prompt):
 
 def test_votes_are_over_the_targets_tokens(server, prompt):
     server.flush()
-    ids, _, found = prompt(2)
+    ids, _, _ = prompt(2)
     custom = {**CUSTOM, "spec_prefill_return_votes": True, "spec_prefill_window": 5}
     votes = server.generate(ids, custom=custom)["meta_info"]["spec_prefill"]["votes"]
     assert len(votes["chunks"][0]) == -(-len(ids) // 8)
