@@ -13,6 +13,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Of `python -m benchmarks.speed.NAME`: the pair, the size of a chunk, where the rows go."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.speed.{name}", description=description)
     made.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    made.add_argument("--first-layers", type=int, help="the target's, in place of the draft: the method early-layers")
     made.add_argument("--chunked-prefill-size", type=int, default=2048)
     made.add_argument("--out", type=Path, help=f"default: results/{name}-PAIR.jsonl")
     launch.add_option(made)
@@ -20,8 +21,9 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def rows_of(name: str, arguments: argparse.Namespace) -> Path:
-    """`--out`, or the benchmark's own file for the pair."""
-    return arguments.out or results(f"{name}-{arguments.pair}")
+    """`--out`, or the benchmark's own file for the pair and its reader."""
+    reader = "" if arguments.first_layers is None else f"-first-{arguments.first_layers}"
+    return arguments.out or results(f"{name}-{arguments.pair}{reader}")
 
 
 def results(stem: str) -> Path:

@@ -55,7 +55,13 @@ def main() -> None:
     out = shared.rows_of("max_qps", arguments)
     out.unlink(missing_ok=True)  # limits and rates of two runs do not mix
     results = Results(out)
-    sizes = Sizes(8 * (arguments.length + 64), arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio)
+    sizes = Sizes(
+        8 * (arguments.length + 64),
+        arguments.chunked_prefill_size,
+        arguments.option,
+        arguments.keep_ratio,
+        arguments.first_layers,
+    )
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         alone = {mode: _alone(servers, arguments, mode) for mode in ("dense", "sparse")}
         whole = None if arguments.first_token_only else arguments.limit or 3 * alone["dense"][1]

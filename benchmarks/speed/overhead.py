@@ -34,7 +34,8 @@ def main() -> None:
     out = shared.rows_of("overhead", arguments)
     out.unlink(missing_ok=True)
     results = Results(out)
-    sizes = Sizes(2 * arguments.streams * (arguments.length + 64), arguments.chunked_prefill_size, arguments.option)
+    tokens = 2 * arguments.streams * (arguments.length + 64)
+    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option, first_layers=arguments.first_layers)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number in tqdm(range(-2, arguments.rounds), desc="rounds"):
             row = _round(servers, arguments, number)

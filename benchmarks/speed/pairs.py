@@ -15,9 +15,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in _MODELS.glob("*.json"))
 
 
-def write(name: str, folder: Path) -> tuple[Path, Path]:
-    """Directories of the target and the draft, as Hugging Face lays them out, without weights."""
+def write(name: str, folder: Path, first_layers: int | None = None) -> tuple[Path, Path]:
+    """Directories of the target and the draft, as Hugging Face lays them out, without weights.
+
+    With `first_layers` the draft is the target with so many layers: what early-layers reads with.
+    """
     pair = json.loads((_MODELS / f"{name}.json").read_text())
+    if first_layers is not None:
+        pair["draft"] = {**pair["target"], "num_hidden_layers": first_layers}
     for role in ("target", "draft"):
         (folder / role).mkdir(parents=True, exist_ok=True)
         (folder / role / "config.json").write_text(json.dumps(pair[role]))

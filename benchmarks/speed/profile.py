@@ -40,7 +40,9 @@ def main() -> None:
     out = shared.rows_of("profile", arguments)
     out.unlink(missing_ok=True)
     results = Results(out)
-    sizes = Sizes(arguments.length + 64, arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio)
+    sizes = Sizes(
+        arguments.length + 64, arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio, arguments.first_layers
+    )
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number in tqdm(range(-1, arguments.rounds), desc="rounds"):
             ids = random_ids(random.Random(number), arguments.length)

@@ -27,14 +27,22 @@ class Sizes(NamedTuple):
     chunked_prefill_size: int
     options: tuple[str, ...] = ()  # more server flags, for all three; those of the plugin for its server alone
     keep_ratio: float = 0.1  # of requests that do not say
+    first_layers: int | None = None  # of the target that read, in place of the pair's draft
 
 
 @contextlib.contextmanager
 def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> Iterator[Servers]:
     """Start the servers of a pair; they sleep while they are idle, so that one of them has the machine to itself."""
-    target, draft = pairs.write(name, folder)
+    target, draft = pairs.write(name, folder, sizes.first_layers)
     everybody, own = _split(sizes.options)
-    sparse = launch.sparse_flags(draft, min_tokens=16, draft_max_tokens=sizes.tokens, keep_ratio=sizes.keep_ratio)
+    reader = {} if sizes.first_layers is None else {"method": "early-layers", "layers": sizes.first_layers}
+    sparse = launch.sparse_flags(
+        None if reader else draft,
+        **reader,
+        min_tokens=16,
+        draft_max_tokens=sizes.tokens,
+        keep_ratio=sizes.keep_ratio,
+    )
     with contextlib.ExitStack() as stack:
 
         def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:

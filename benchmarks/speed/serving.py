@@ -36,7 +36,13 @@ def main() -> None:
     arguments = parser.parse_args()
     out = shared.rows_of("serving", arguments)
     results = Results(out)
-    sizes = Sizes(16 * (arguments.length + 64), arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio)
+    sizes = Sizes(
+        16 * (arguments.length + 64),
+        arguments.chunked_prefill_size,
+        arguments.option,
+        arguments.keep_ratio,
+        arguments.first_layers,
+    )
     rounds = [(n, rate, mode) for n in range(arguments.rounds) for rate in arguments.rates for mode in ("dense", "sparse")]
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number, rate, mode in tqdm(rounds, desc="rates"):

@@ -42,13 +42,17 @@ def run(arguments: argparse.Namespace, out: Path, wanted: Callable[[int], frozen
     results = Results(out)
     cells = list(itertools.product(arguments.lengths, arguments.keep_ratios, arguments.batches))
     tokens = max((length + 64) * batch for length, _, batch in cells)
-    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option)
+    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option, first_layers=arguments.first_layers)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes) as servers:
         for (length, keep_ratio, batch), number in tqdm(
             list(itertools.product(cells, range(-1, arguments.rounds))), desc="rounds"
         ):
             row = {"length": length, "keep_ratio": keep_ratio, "batch": batch, "number": number}
-            row["settings"] = {"chunked_prefill_size": arguments.chunked_prefill_size, "options": arguments.option}
+            row["settings"] = {
+                "chunked_prefill_size": arguments.chunked_prefill_size,
+                "options": arguments.option,
+                **({} if arguments.first_layers is None else {"first_layers": arguments.first_layers}),
+            }
             if row not in results:
                 measured = compare(servers, length, keep_ratio, batch, number, wanted(length))
                 if number >= 0:
