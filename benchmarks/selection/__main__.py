@@ -78,6 +78,7 @@ def _run(arguments: argparse.Namespace) -> None:
     measured = rules.rules({layers: _heads(layers) for layers in (None, *rules.SHALLOW)})
     if arguments.rules:
         measured = {name: measured[name] for name in arguments.rules}
+    readers = {name: _reader(name, arguments) for name in {one.reader for one in measured.values()} - {None}}
     shard, shards = map(int, arguments.shard.split("/"))
     lines = arguments.prompts.read_bytes().splitlines()[shard::shards]
     examples = [msgspec.json.decode(line, type=Example) for line in lines]
@@ -85,8 +86,23 @@ def _run(arguments: argparse.Namespace) -> None:
     for one in tqdm(examples, desc="prompts"):
         if {"task": one.task, "length": one.length, "number": one.number, "method": "dense", "keep_ratio": 1.0} in results:
             continue
-        for row in [*measure.rows_of(model, one, measured)]:  # all or none: a run that was stopped goes on with the next prompt
+        for row in [
+            *measure.rows_of(model, one, measured, readers=readers)
+        ]:  # all or none: a run that was stopped goes on with the next prompt
             results.add(row)
+
+
+def _reader(name: str, arguments: argparse.Namespace):
+    """A model of another vocabulary, and how it reads."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.selection.rules import READERS
+    from specprefill_sgl.methods.own_tokens import OwnTokens
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(READERS[name], dtype=torch.float32).eval().to(device)
+    return model, OwnTokens(*(AutoTokenizer.from_pretrained(path) for path in (_model(arguments), READERS[name])))
 
 
 def _heads(layers: int | None) -> tuple[tuple[int, int], ...]:

@@ -1,14 +1,16 @@
 """What each rule keeps of a prompt, and what the answer costs then: rows of results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.selection import signals, sparse
-from benchmarks.selection.reading import Reading, as_ids, cast, read_example
+from benchmarks.selection.reading import Read, Reading, as_ids, cast, read_example, read_own
 from benchmarks.selection.rules import LONGEST_OF_ABLATIONS, Measured
+from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.budget import affordable_tail
 from specprefill_sgl.selection.importance import chunk_scores
@@ -18,37 +20,49 @@ KEEP_RATIOS = (0.05, 0.1, 0.2)
 PAPER, BEST, SAME = "paper", "best", "paper, same tokens"
 
 
-def rows_of(model: Any, example: Any, rules: dict[str, Measured], ratios: tuple[float, ...] = KEEP_RATIOS) -> Iterator[dict]:
+def rows_of(
+    model: Any,
+    example: Any,
+    rules: dict[str, Measured],
+    ratios: tuple[float, ...] = KEEP_RATIOS,
+    readers: Mapping[str, tuple[Any, OwnTokens]] = MappingProxyType({}),
+) -> Iterator[dict]:
     """A dense row, then one per rule and keep ratio.
 
     `loss` is nats per judged answer token above dense; `right`, whether each of them is the likeliest; `evidence`, the share of
     spans that are kept whole; `oracle`, the share of the tokens that the true answer attends to most, as many as are kept.
+    `readers` are other models by the names that rules call them.
     """
     reading = read_example(model, example)
+    others = {name: read_own(*reader, example) for name, reader in readers.items()}
+    reads: dict[str | None, Read] = {None: reading.read, **others}
     about = {name: getattr(example, name) for name in ("task", "length", "number", "split")}
     mask = torch.tensor(example.judged)
     dense = float(reading.nll[mask].mean())
     yield {**about, "method": "dense", "keep_ratio": 1.0, "nll": dense, "right": bool(reading.right[mask].all())}
     for ratio in ratios:
-        selections = dict(_selections(reading, rules, ratio))
+        selections = dict(_selections(reading, reads, rules, ratio))
         found = sparse.answers(model, example, [kept for kept, _ in selections.values()])
         for (name, (kept, seen)), (nll, right) in zip(selections.items(), found, strict=True):
             cost = {"loss": float(nll[mask].mean()) - dense, "right": bool(right[mask].all())}
             yield {**about, "method": name, "keep_ratio": ratio, **cost, **_kept(reading, kept), **seen}
 
 
-def _selections(reading: Reading, rules: dict[str, Measured], ratio: float) -> Iterator[tuple[str, tuple[np.ndarray, dict]]]:
+def _selections(
+    reading: Reading, reads: Mapping[str | None, Read], rules: dict[str, Measured], ratio: float
+) -> Iterator[tuple[str, tuple[np.ndarray, dict]]]:
     """Name -> kept positions, and what the scores said of themselves."""
     chosen = {}
     for name, measured in rules.items():
         if measured.ablation and reading.example.length > LONGEST_OF_ABLATIONS:
             continue
-        prompt = _prompt(reading, measured, ratio)
-        votes = cast(reading, prompt, measured.layers)
+        found = reads[measured.reader]
+        prompt = _prompt(reading, found, measured, ratio)
+        votes = cast(found, prompt, measured.layers, measured.voting_part)
         chosen[name] = np.sort(select([prompt], [votes])[0].positions)
         yield name, (chosen[name], {"signals": signals.of(reading, prompt, votes, chosen[name])} if name == BEST else {})
-    paper = _prompt(reading, rules[PAPER], ratio)
-    yield SAME, (exactly(paper, cast(reading, paper), len(chosen[BEST])), {})
+    paper = _prompt(reading, reading.read, rules[PAPER], ratio)
+    yield SAME, (exactly(paper, cast(reading.read, paper), len(chosen[BEST])), {})
 
 
 def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
@@ -62,12 +76,14 @@ def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
     return np.sort(whole[:tokens])
 
 
-def _prompt(reading: Reading, measured: Measured, ratio: float) -> Prompt:
+def _prompt(reading: Reading, found: Read, measured: Measured, ratio: float) -> Prompt:
     rule, n = measured.rule, len(reading.example.ids)
     tail = affordable_tail(
         n, rule.keep_last, part=measured.tail_part, chunk_size=rule.chunk_size, keep_ratio=ratio, unit=rule.budget_unit
     )
-    return Prompt(ids=as_ids(reading.example.ids), keep_ratio=ratio, rule=rule, keep_last=tail)
+    protect = () if found.own is None else found.own.unread
+    ids = as_ids(reading.example.ids)
+    return Prompt(ids=ids, keep_ratio=ratio, rule=rule, keep_last=tail, protect=protect, reading=found.own)
 
 
 def _kept(reading: Reading, kept: np.ndarray) -> dict:

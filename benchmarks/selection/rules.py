@@ -4,9 +4,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset
+from benchmarks import launch
+from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset, without_lookahead
 
 SHALLOW = (8, 15)  # layers of the weaker drafts
+VOTING_PART = 4  # of early-layers
+READERS = {"pair's draft": launch.DRAFT, "pair's target": launch.TARGET}  # small models of another vocabulary
 LONGEST_OF_ABLATIONS = 2048  # tokens
 
 
@@ -22,12 +25,18 @@ class Measured(NamedTuple):
         Measured on short prompts only.
     tail_part : int
         The tail may take one token in so many of the budget.
+    voting_part : int
+        Without heads, one of so many layers votes, the last ones.
+    reader : str or None
+        Another model, with a tokenizer of its own, by its name in `READERS`; None: the model itself.
     """
 
     rule: Rule
     layers: int | None = None
     ablation: bool = False
     tail_part: int = TAIL_PART
+    voting_part: int = 1
+    reader: str | None = None
 
 
 def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
@@ -55,4 +64,11 @@ def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
     for layers in SHALLOW:
         named[f"paper, {layers} layers"] = Measured(PAPER, layers, ablation=True)
         named[f"best, {layers} layers"] = Measured(preset("best", heads[layers]), layers, ablation=True)
+    for layers in (*SHALLOW, 20):
+        calibrated = {"": heads[layers]} if layers in heads else {}
+        for name, own in {**calibrated, ", no heads": None}.items():
+            rule = without_lookahead(preset("best", own))
+            named[f"early-layers {layers}{name}"] = Measured(rule, layers, ablation=True, voting_part=VOTING_PART)
+    for name in READERS:
+        named[f"{name}, own tokens"] = Measured(uncalibrated, ablation=True, reader=name)
     return named

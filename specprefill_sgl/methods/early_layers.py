@@ -7,14 +7,12 @@ find what is asked for. Over all layers those would win that look at the beginni
 import functools
 from typing import Any
 
-import msgspec
-
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.ranks import Ranks
-from specprefill_sgl.selection.rule import WINDOW, Rule
+from specprefill_sgl.selection.rule import Rule, without_lookahead
 
 _VOTING_PART = 4  # without calibrated heads, one of so many layers votes, the last ones
 
@@ -89,4 +87,4 @@ class EarlyLayers(ModelMethod):
     @staticmethod
     def adapted(rule: Rule) -> Rule:
         """Of the prompt's last tokens only."""
-        return msgspec.structs.replace(rule, lookahead=1, window=rule.window or WINDOW)
+        return without_lookahead(rule)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from specprefill_sgl.models.private import PrivateModel
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.request.prompts import Cast, Prompt
-from specprefill_sgl.scoring.overlap import largest_over
+from specprefill_sgl.scoring.overlap import over_target
 from specprefill_sgl.scoring.voting import own_heads, votes_of
 
 
@@ -63,17 +63,8 @@ class ModelPass:
             votes = self._ranks.maximum(cast.votes)
         else:
             votes = self._ranks.total(cast.votes) / len(self._rule.heads)
-        return _over_target(cast._replace(votes=votes))
+        return over_target(cast._replace(votes=votes))
 
     def release(self) -> None:
         """Give back what the group holds."""
         self._group.release()
-
-
-def _over_target(cast: Cast) -> Cast:
-    """Votes for a reader's own tokens as votes for the target's."""
-    if (reading := cast.reading) is None:
-        return cast
-    votes = largest_over(cast.votes, reading.first, reading.past)
-    positions = [reading.position_of(position) for position in cast.positions]
-    return cast._replace(votes=votes, tokens=[-1] * len(positions), positions=positions, reading=None)

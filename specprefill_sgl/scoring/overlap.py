@@ -3,6 +3,17 @@
 import numpy as np
 import torch
 
+from specprefill_sgl.request.prompts import Cast
+
+
+def over_target(cast: Cast) -> Cast:
+    """The same votes for the target's tokens; as it is where the reader reads those."""
+    if (reading := cast.reading) is None:
+        return cast
+    votes = largest_over(cast.votes, reading.first, reading.past)
+    positions = [reading.position_of(position) for position in cast.positions]
+    return cast._replace(votes=votes, tokens=[-1] * len(positions), positions=positions, reading=None)
+
 
 def largest_over(votes: torch.Tensor, first: np.ndarray, past: np.ndarray) -> torch.Tensor:
     """Of each of the target's tokens, the largest vote for a reader's token that overlaps it.

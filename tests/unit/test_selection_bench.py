@@ -7,11 +7,12 @@ import torch
 
 from benchmarks.selection import measure, report, sparse
 from benchmarks.selection.examples import Example
-from benchmarks.selection.reading import cast, read_example
-from benchmarks.selection.rules import rules
+from benchmarks.selection.reading import as_ids, cast, read_example, read_own
+from benchmarks.selection.rules import READERS, rules
+from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.selection.rule import PAPER, preset
-from tests.support import reference
+from tests.support import other_tokenizer, reference, tiny_models
 from tests.support.tiny_models import prompt_ids
 
 HEADS = ((0, 1), (1, 3))
@@ -33,6 +34,13 @@ def example():
 @pytest.fixture(scope="module")
 def reading(model, example):
     return read_example(model, example)
+
+
+@pytest.fixture(scope="module")
+def reader(hugging_face, tmp_path_factory):
+    """A model of another vocabulary."""
+    folder = other_tokenizer.save_draft(tmp_path_factory.mktemp("reader"))
+    return hugging_face(folder), OwnTokens(tiny_models.tokenizer(), other_tokenizer.tokenizer())
 
 
 def _nll(model, ids, positions, answer):
@@ -67,12 +75,33 @@ def test_votes_are_the_references(model, example, reading, heads):
         heads=heads,
     )  # fmt: skip
     votes = torch.cat([one for one in wanted.values() if len(one)])
-    torch.testing.assert_close(cast(reading, prompt).votes, votes, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(cast(reading.read, prompt).votes, votes, rtol=1e-3, atol=1e-6)
 
 
-def test_rows_of_one_example(model, example):
+def test_early_layers_vote_in_the_last_part_of_them(model, reading, example):
+    """Of two layers, one in two: the second."""
+    rule = rules({None: HEADS, 8: HEADS, 15: HEADS})["early-layers 20, no heads"].rule
+    prompt = Prompt(ids=as_ids(example.ids), keep_ratio=0.2, rule=rule)
+    begin, end = prompt.counted
+    votes = reference.draft_votes(
+        *(model, example.ids), lookahead=1, window=48, pool_kernel=31, ignore_first=begin, ignore_last=150 - end, among={1}
+    )
+    torch.testing.assert_close(cast(reading.read, prompt, voting_part=2).votes, votes["window"], rtol=1e-3, atol=1e-6)
+
+
+def test_another_models_votes_are_over_the_targets_tokens(reader, example):
+    """As `tests/e2e/test_draft_tokenizer.py` has it on a server."""
+    ids, read, found = other_tokenizer.overlaps(tiny_models.tokenizer(), other_tokenizer.text(90, 3))
+    other = read_own(*reader, msgspec.structs.replace(example, ids=ids))
+    prompt = Prompt(ids=as_ids(ids), keep_ratio=0.2, rule=PAPER, reading=other.own)
+    votes = reference.draft_votes(reader[0], read, lookahead=8, pool_kernel=13)["lookahead"]
+    wanted = other_tokenizer.over_target(votes, found)
+    torch.testing.assert_close(cast(other, prompt).votes, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_of_one_example(model, example, reader):
     measured = rules({None: HEADS, 8: HEADS, 15: HEADS})
-    rows = list(measure.rows_of(model, example, measured, (0.2,)))
+    rows = list(measure.rows_of(model, example, measured, (0.2,), dict.fromkeys(READERS, reader)))
     by_name = {row["method"]: row for row in rows}
     assert set(by_name) == {"dense", measure.SAME, *measured}
     assert by_name[measure.SAME]["kept"] == by_name["best"]["kept"]
@@ -81,7 +110,7 @@ def test_rows_of_one_example(model, example):
 
 def test_the_papers_ranking_at_any_number_of_tokens(reading, example):
     prompt = Prompt(ids=measure.as_ids(example.ids), keep_ratio=0.2, rule=PAPER)
-    votes = cast(reading, prompt)
+    votes = cast(reading.read, prompt)
     for tokens in (1, 21, 22, 23, 60, 150):
         kept = measure.exactly(prompt, votes, tokens)
         assert len(np.unique(kept)) == tokens
