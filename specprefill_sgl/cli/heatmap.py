@@ -48,9 +48,13 @@ class Query(NamedTuple):
 def queries(votes: dict[str, Any], prompt_tokens: int, decode: Any) -> list[Query]:
     """Of the reply's `votes`; the name says the token's text, and its position or that it was decoded."""
     return [
-        Query(f"{decode([token])!r} {position if position < prompt_tokens else 'decoded'}", row)
+        Query(f"{_text(token, decode)} {position if position < prompt_tokens else 'decoded'}", row)
         for token, position, row in zip(votes["tokens"], votes["positions"], votes["chunks"], strict=True)
     ]
+
+
+def _text(token: int, decode: Any) -> str:
+    return "?" if token < 0 else repr(decode([token]))  # decoded by a draft with a tokenizer of its own
 
 
 def chunks(

@@ -24,3 +24,8 @@ def test_a_chunk_names_who_asked_for_it():
     assert found[0].voters == ("'<7>' 3", "'<8>' decoded")
     assert found[1].voters == ("'<8>' decoded",)  # the other gives it nothing
     assert "asked for by &#x27;&lt;8&gt;&#x27; decoded" in heatmap.page(found, "")
+
+
+def test_a_query_of_another_vocabulary_has_no_text():
+    (query,) = heatmap.queries({"tokens": [-1], "positions": [4], "chunks": [[0.1]]}, 4, _decode)
+    assert query.name == "? decoded"
