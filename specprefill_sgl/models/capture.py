@@ -91,6 +91,11 @@ class QueryCapture:
         """Whether a forward attends last in this layer; only where its keys and values are written as plainly as above."""
         return type(self._pool) is MHATokenToKVPool and layer is next(reversed(self.layers.values()), None)
 
+    @property
+    def is_keys_only(self) -> bool:
+        """Whether the forward in progress is for its keys alone."""
+        return self._keys_only
+
     def arm(self, rows: torch.Tensor | None) -> None:
         """Keep these rows (int64 [n], on the device) of the next forward; of None, only the keys are wanted."""
         self._rows, self._keys_only, self._taken = rows, rows is None, {}

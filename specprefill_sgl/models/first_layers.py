@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from specprefill_sgl.models.layers import path_to_layers, shallow
 from specprefill_sgl.models.runner import PrivateRunner
 
 
@@ -15,36 +16,17 @@ def first_layers(model: nn.Module, count: int) -> nn.Module:
     ValueError
         If its layers are not where this function looks.
     """
-    outer = _shallow(model)
+    outer = shallow(model)
     holder = outer
-    for name in _path_to_decoder(model):
-        inner = _shallow(getattr(holder, name))
+    for name in path_to_layers(model):
+        inner = shallow(getattr(holder, name))
         holder._modules[name] = inner
         holder = inner
-    holder._modules["layers"] = _shallow(holder.layers)
+    holder._modules["layers"] = shallow(holder.layers)
     holder._modules["layers"]._modules = dict(list(holder.layers._modules.items())[:count])
     if hasattr(holder, "end_layer"):
         holder.end_layer = count
     return outer
-
-
-def _path_to_decoder(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules on the way to the one that has the layers."""
-    for path in (("model",), ("language_model", "model"), ("model", "language_model"), ("backbone",)):
-        found: Any = model
-        for name in path:
-            found = getattr(found, name, None)
-        if isinstance(getattr(found, "layers", None), nn.ModuleList):
-            return path
-    raise ValueError(f"the layers of {type(model).__name__} are not where they are looked for")
-
-
-def _shallow(module: nn.Module) -> Any:
-    """The same module with a table of children of its own; `copy.copy` would share it."""
-    view = object.__new__(type(module))
-    view.__dict__ = dict(module.__dict__)
-    view._modules = dict(module._modules)
-    return view
 
 
 class FirstLayersRunner(PrivateRunner):

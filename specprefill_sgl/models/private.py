@@ -12,6 +12,7 @@ from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.models.capture import QueryCapture
 from specprefill_sgl.models.group import PromptGroup
+from specprefill_sgl.models.keys_only import skip_what_follows
 from specprefill_sgl.models.latent import absorb_always
 from specprefill_sgl.models.prefix_cache import prefix_cache
 from specprefill_sgl.models.runner import PrivateRunner, choose_expert_kernels, own_settings
@@ -83,6 +84,7 @@ class PrivateModel:
             absorb_always(self._runner.attn_backend)
         self._capture = QueryCapture(self._runner.attn_backend, self._runner.token_to_kv_pool)
         self._runner.attn_backend = self._capture
+        skip_what_follows(self._runner.model, lambda: self._capture is not None and self._capture.is_keys_only)
 
     @own_settings()
     def init_runner(self) -> None:
