@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from benchmarks.selection import signals, sparse
-from benchmarks.selection.reading import Reading, as_ids, cast, read_example
+from benchmarks.selection.reading import Reading, as_ids, read_example
 from benchmarks.selection.rules import LONGEST_OF_ABLATIONS, Measured
+from specprefill_sgl.calibration.casting import cast
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.budget import affordable_tail
 from specprefill_sgl.selection.importance import chunk_scores
@@ -44,11 +45,11 @@ def _selections(reading: Reading, rules: dict[str, Measured], ratio: float) -> I
         if measured.ablation and reading.example.length > LONGEST_OF_ABLATIONS:
             continue
         prompt = _prompt(reading, measured, ratio)
-        votes = cast(reading, prompt, measured.layers)
+        votes = cast(reading.seen, prompt, range(len(reading.seen.window))[: measured.layers])
         chosen[name] = np.sort(select([prompt], [votes])[0].positions)
         yield name, (chosen[name], {"signals": signals.of(reading, prompt, votes, chosen[name])} if name == BEST else {})
     paper = _prompt(reading, rules[PAPER], ratio)
-    yield SAME, (exactly(paper, cast(reading, paper), len(chosen[BEST])), {})
+    yield SAME, (exactly(paper, cast(reading.seen, paper), len(chosen[BEST])), {})
 
 
 def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:

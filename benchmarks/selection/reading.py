@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.selection.examples import Example
+from specprefill_sgl.calibration.casting import Seen, look_ahead
 from specprefill_sgl.calibration.reader import LayerReading, read
-from specprefill_sgl.models.recording import Recording
-from specprefill_sgl.request.prompts import Cast, Prompt
-from specprefill_sgl.scoring.voting import own_heads, torch_votes
 from specprefill_sgl.selection.rule import MAX_WINDOW
 
 LOOKAHEAD = 16  # the most that any rule asks for
@@ -22,11 +20,7 @@ class Reading(NamedTuple):
     Attributes
     ----------
     example : Example
-    window : list of LayerReading
-        Queries of the last prompt tokens, keys of all.
-    ahead : list of list of Tensor [heads, head_dim]
-        Queries of each layer at each decoded token.
-    decoded : list of int
+    seen : Seen
     nll : float32 [answer_tokens]
         Of the true answer after the whole prompt, nats.
     right : bool [answer_tokens]
@@ -37,9 +31,7 @@ class Reading(NamedTuple):
     """
 
     example: Example
-    window: list[LayerReading]
-    ahead: list[list[torch.Tensor]]
-    decoded: list[int]
+    seen: Seen
     nll: torch.Tensor
     right: torch.Tensor
     wanted: torch.Tensor
@@ -50,22 +42,16 @@ def read_example(model: Any, example: Example) -> Reading:
     """Prompt, true answer, then back to the prompt's end for the lookahead."""
     n = len(example.ids)
     prompt = read(model, example.ids, min(MAX_WINDOW, n))
-    keys = [layer.keys.clone() for layer in prompt.layers]
+    prompt = prompt._replace(layers=[layer._replace(keys=layer.keys.clone()) for layer in prompt.layers])
     last = prompt.logits[-1:]
     answer = read(model, example.answer, len(example.answer), prompt.cache)
     nll, right = judged(torch.cat([last, answer.logits[:-1]]), example.answer)
     wanted = torch.stack([_attention(layer, n) for layer in answer.layers]).mean(dim=0)
     prompt.cache.crop(n - prompt.cache.get_seq_length())
-    ahead, decoded, token = [], [], int(last.argmax())
-    for _ in range(LOOKAHEAD - 1):
-        step = read(model, [token], 1, prompt.cache)
-        ahead.append([layer.queries[0] for layer in step.layers])
-        decoded.append(token)
-        token = int(step.logits.argmax())
-    window = [layer._replace(keys=own) for layer, own in zip(prompt.layers, keys, strict=True)]
+    seen = look_ahead(model, prompt, LOOKAHEAD - 1)
     chance = last.softmax(dim=-1)
     entropy = float(-(chance * chance.clamp_min(1e-30).log()).sum())
-    return Reading(example, window, ahead, decoded, nll, right, wanted, entropy)
+    return Reading(example, seen, nll, right, wanted, entropy)
 
 
 def judged(logits: torch.Tensor, answer: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,52 +65,6 @@ def _attention(layer: LayerReading, n: int) -> torch.Tensor:
     heads = layer.queries.shape[1]
     mass = layer.votes(range(heads), counted=(_IGNORED, n)).mean(dim=0) / heads
     return mass[:n]
-
-
-class _Layer(NamedTuple):
-    number: int
-    scaling: float
-    logit_cap: float
-
-
-class _Draft:
-    """A reading as `torch_votes` sees a draft; of its first layers, if a weaker one is wanted."""
-
-    def __init__(self, reading: Reading, layers: int | None):
-        self._window = reading.window[:layers]
-        self.device = self._window[0].keys.device
-
-    def voting_layers(self, prompt_tokens: int) -> dict[int, _Layer]:
-        return {number: _Layer(number, layer.scaling, layer.logit_cap) for number, layer in enumerate(self._window)}
-
-    def sinks(self, number: int) -> torch.Tensor | None:
-        return self._window[number].sinks
-
-    def keys(self, layer: _Layer) -> torch.Tensor:
-        return self._window[layer.number].keys
-
-    def slots(self, layer: _Layer, slots: torch.Tensor) -> torch.Tensor:
-        return slots
-
-
-def cast(reading: Reading, prompt: Prompt, layers: int | None = None) -> Cast:
-    """The votes that the product's code counts of a reading, by a prompt's rule; by its first layers, if asked for."""
-    rule, n = prompt.rule, len(prompt.ids)
-    size = min(rule.window, n)
-    ahead = rule.decodes if rule.lookahead_votes else 0
-    queries = {}
-    for number, layer in enumerate(reading.window[:layers]):
-        rows = [layer.queries[len(layer.queries) - size :]]
-        if rule.lookahead_votes:
-            rows += [layer.queries[-1:], *(step[number][None] for step in reading.ahead[:ahead])]
-        queries[number] = torch.cat(rows)
-    positions = [*range(n - size, n), *(range(n - 1, n + ahead) if rule.lookahead_votes else ())]
-    ids = [*prompt.ids, *reading.decoded]
-    tokens = [ids[position] for position in positions]
-    drafted = Recording(queries, torch.arange(n, device=reading.window[0].keys.device), size, tokens, positions)
-    heads = None if rule.heads is None else own_heads(rule.heads, 0, lambda number: reading.window[number].queries.shape[1])
-    (votes,) = torch_votes(_Draft(reading, layers), [drafted], rule.pool_kernel, [prompt.counted], heads)
-    return Cast(votes / (len(rule.heads) if rule.heads else 1), size, tokens, positions)
 
 
 def as_ids(tokens: list[int]) -> array:

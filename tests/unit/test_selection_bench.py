@@ -7,8 +7,9 @@ import torch
 
 from benchmarks.selection import measure, report, sparse
 from benchmarks.selection.examples import Example
-from benchmarks.selection.reading import cast, read_example
+from benchmarks.selection.reading import read_example
 from benchmarks.selection.rules import rules
+from specprefill_sgl.calibration.casting import cast
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.selection.rule import PAPER, preset
 from tests.support import reference
@@ -67,7 +68,7 @@ def test_votes_are_the_references(model, example, reading, heads):
         heads=heads,
     )  # fmt: skip
     votes = torch.cat([one for one in wanted.values() if len(one)])
-    torch.testing.assert_close(cast(reading, prompt).votes, votes, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(cast(reading.seen, prompt).votes, votes, rtol=1e-3, atol=1e-6)
 
 
 def test_rows_of_one_example(model, example):
@@ -81,7 +82,7 @@ def test_rows_of_one_example(model, example):
 
 def test_the_papers_ranking_at_any_number_of_tokens(reading, example):
     prompt = Prompt(ids=measure.as_ids(example.ids), keep_ratio=0.2, rule=PAPER)
-    votes = cast(reading, prompt)
+    votes = cast(reading.seen, prompt)
     for tokens in (1, 21, 22, 23, 60, 150):
         kept = measure.exactly(prompt, votes, tokens)
         assert len(np.unique(kept)) == tokens
