@@ -53,12 +53,20 @@ def _table(ks: Sequence[int], ratio: float, kept: Kept) -> str:
 
 
 def _proposal(ks: Sequence[int], tables: Sequence[Kept], name: str) -> str:
-    found = np.mean([kept.first[:, :, 1] for kept in tables], axis=0)  # [depths, 2]
-    k, plain = (first_layers.plateau(dict(zip(ks[:-1], one[:-1], strict=True)), ks[-1]) for one in found.T)
-    with_heads, without = found[ks.index(k), 0], found[ks.index(plain), 1]
+    """By the evidence with heads; beside it what overlap would say, and what there is to gain without heads."""
+    means = np.mean([kept.first for kept in tables], axis=0)  # over keep ratios
+
+    def fewest(voters: int, share: int) -> tuple[int, float]:
+        good = dict(zip(ks, means[:, voters, share].tolist(), strict=True))
+        k = first_layers.plateau({k: value for k, value in good.items() if k < ks[-1]}, ks[-1])
+        return k, good[k]
+
+    (k, found), (same, overlap), (plain, found_plain) = fewest(0, 1), fewest(0, 0), fewest(1, 1)
+    whole = np.mean([kept.whole for kept in tables])
     return (
-        f"Proposed: {flag('method')} early-layers {flag('layers')} {k} {flag('heads')} heads.json, the file that\n"
-        f"`calibrate {name} --layers {k} --out heads.json` writes. It finds {with_heads:.2f}, the whole model "
-        f"{np.mean([kept.whole for kept in tables]):.2f}. Without heads: {flag('layers')} {plain}, which finds {without:.2f}.\n"
-        "(Means over the keep ratios. The fewest that, like the next two, are within 95 % of the best up to 3/4 of the layers.)"
+        f"Proposed: {flag('method')} early-layers {flag('layers')} {k} {flag('heads')} heads.json\n"
+        f"with the file of: calibrate {name} --layers {k} --out heads.json\n"
+        f"That finds {found:.2f}, the whole model {whole:.2f}. By overlap: {same} layers, {overlap:.2f}. "
+        f"Without heads: {plain} layers find {found_plain:.2f}.\n"
+        "Means over keep ratios; the fewest layers that, like the next two, are within 95 % of the best up to 3/4 of all."
     )

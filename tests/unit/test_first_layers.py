@@ -11,7 +11,7 @@ from specprefill_sgl.calibration import first_layers, kinds
 from specprefill_sgl.calibration.casting import Seen
 from specprefill_sgl.calibration.ranking import Found
 from specprefill_sgl.calibration.reader import read
-from specprefill_sgl.cli import calibrate
+from specprefill_sgl.cli import calibrate, layers_table
 from tests.support import best_reference, reference
 from tests.support.tiny_models import prompt_ids
 
@@ -116,6 +116,21 @@ def test_the_command_says_what_every_number_of_layers_keeps(pair_of, tmp_path, c
     assert "  3  1.00   0.80 | " in said
     assert "--spec-prefill-layers 2 --spec-prefill-heads" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_the_proposal_is_of_the_evidence_over_all_keep_ratios():
+    """Per k and keep ratio: overlap and evidence with heads, the same without."""
+    one = {2: (0.1, 0.2, 0, 0.1), 3: (0.2, 0.9, 0, 0.1), 4: (0.2, 0.9, 0, 0.3), 5: (0.8, 0.9, 0, 0.3), 6: (0.8, 0.9, 0, 0.3)}
+    other = {**one, 3: (0.2, 0.5, 0, 0.3)}  # 3 is on the plateau at one keep ratio only
+    ks = [*one, 7, 8]
+    tables = [
+        first_layers.Kept(np.array([[*values.values(), values[6], values[6]]]).reshape(7, 2, 2), whole)
+        for values, whole in ((one, 0.9), (other, 0.7))
+    ]
+    said = layers_table._proposal(ks, tables, "M")
+    assert "--spec-prefill-layers 4 --spec-prefill-heads heads.json\n" in said
+    assert "calibrate M --layers 4 --out heads.json\n" in said
+    assert "That finds 0.90, the whole model 0.80. By overlap: 5 layers, 0.80. Without heads: 4 layers find 0.30." in said
 
 
 @pytest.mark.parametrize(
