@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from benchmarks.selection import signals, sparse
-from benchmarks.selection.reading import Read, Reading, as_ids, cast, read_example, read_own
+from benchmarks.selection.reading import Reading, as_ids, read_example, read_own
 from benchmarks.selection.rules import LONGEST_OF_ABLATIONS, Measured
+from specprefill_sgl.calibration.casting import Seen, cast
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.budget import affordable_tail
+from specprefill_sgl.selection.first_layers import last_part
 from specprefill_sgl.selection.importance import chunk_scores
 from specprefill_sgl.stage.selecting import select
 
@@ -35,7 +37,7 @@ def rows_of(
     """
     reading = read_example(model, example)
     others = {name: read_own(*reader, example) for name, reader in readers.items()}
-    reads: dict[str | None, Read] = {None: reading.read, **others}
+    reads: dict[str | None, Seen] = {None: reading.seen, **others}
     about = {name: getattr(example, name) for name in ("task", "length", "number", "split")}
     mask = torch.tensor(example.judged)
     dense = float(reading.nll[mask].mean())
@@ -49,20 +51,20 @@ def rows_of(
 
 
 def _selections(
-    reading: Reading, reads: Mapping[str | None, Read], rules: dict[str, Measured], ratio: float
+    reading: Reading, reads: Mapping[str | None, Seen], rules: dict[str, Measured], ratio: float
 ) -> Iterator[tuple[str, tuple[np.ndarray, dict]]]:
     """Name -> kept positions, and what the scores said of themselves."""
     chosen = {}
     for name, measured in rules.items():
         if measured.ablation and reading.example.length > LONGEST_OF_ABLATIONS:
             continue
-        found = reads[measured.reader]
-        prompt = _prompt(reading, found, measured, ratio)
-        votes = cast(found, prompt, measured.layers, measured.voting_part)
+        seen = reads[measured.reader]
+        prompt = _prompt(reading, seen, measured, ratio)
+        votes = cast(seen, prompt, last_part(range(len(seen.window))[: measured.layers], measured.voting_part))
         chosen[name] = np.sort(select([prompt], [votes])[0].positions)
         yield name, (chosen[name], {"signals": signals.of(reading, prompt, votes, chosen[name])} if name == BEST else {})
-    paper = _prompt(reading, reading.read, rules[PAPER], ratio)
-    yield SAME, (exactly(paper, cast(reading.read, paper), len(chosen[BEST])), {})
+    paper = _prompt(reading, reading.seen, rules[PAPER], ratio)
+    yield SAME, (exactly(paper, cast(reading.seen, paper), len(chosen[BEST])), {})
 
 
 def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
@@ -76,14 +78,14 @@ def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
     return np.sort(whole[:tokens])
 
 
-def _prompt(reading: Reading, found: Read, measured: Measured, ratio: float) -> Prompt:
+def _prompt(reading: Reading, seen: Seen, measured: Measured, ratio: float) -> Prompt:
     rule, n = measured.rule, len(reading.example.ids)
     tail = affordable_tail(
         n, rule.keep_last, part=measured.tail_part, chunk_size=rule.chunk_size, keep_ratio=ratio, unit=rule.budget_unit
     )
-    protect = () if found.own is None else found.own.unread
+    protect = () if seen.own is None else seen.own.unread
     ids = as_ids(reading.example.ids)
-    return Prompt(ids=ids, keep_ratio=ratio, rule=rule, keep_last=tail, protect=protect, reading=found.own)
+    return Prompt(ids=ids, keep_ratio=ratio, rule=rule, keep_last=tail, protect=protect, reading=seen.own)
 
 
 def _kept(reading: Reading, kept: np.ndarray) -> dict:

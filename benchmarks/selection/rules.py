@@ -5,10 +5,10 @@ from typing import NamedTuple
 import msgspec
 
 from benchmarks import launch
-from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset, without_lookahead
+from specprefill_sgl.selection.first_layers import VOTING_PART, of_last_tokens
+from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset
 
 SHALLOW = (8, 15)  # layers of the weaker drafts
-VOTING_PART = 4  # of early-layers
 READERS = {"pair's draft": launch.DRAFT, "pair's target": launch.TARGET}  # small models of another vocabulary
 LONGEST_OF_ABLATIONS = 2048  # tokens
 
@@ -67,7 +67,7 @@ def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
     for layers in (*SHALLOW, 20):
         calibrated = {"": heads[layers]} if layers in heads else {}
         for name, own in {**calibrated, ", no heads": None}.items():
-            rule = without_lookahead(preset("best", own))
+            rule = of_last_tokens(preset("best", own))
             named[f"early-layers {layers}{name}"] = Measured(rule, layers, ablation=True, voting_part=VOTING_PART)
     for name in READERS:
         named[f"{name}, own tokens"] = Measured(uncalibrated, ablation=True, reader=name)

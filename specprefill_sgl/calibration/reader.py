@@ -27,6 +27,8 @@ class LayerReading(NamedTuple):
     sinks : [heads] or None
     window : int or None
         Tokens its queries look back on; None: all.
+    hidden : int
+        Which of the model's layers it is in, linear ones counted.
     """
 
     queries: torch.Tensor
@@ -35,6 +37,7 @@ class LayerReading(NamedTuple):
     logit_cap: float
     sinks: torch.Tensor | None
     window: int | None
+    hidden: int
 
     @property
     def visible(self) -> torch.Tensor:
@@ -61,7 +64,7 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     """Transformers' own attention, in the order query [1, heads, q, d], key and value [1, kv_heads, k, d]."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _seen is not None:
-        _seen.append((query[0], key[0], {**how, "scaling": scaling}))
+        _seen.append((query[0], key[0], {**how, "scaling": scaling, "hidden": module.layer_idx}))
     if how.get("softcap") is None and how.get("s_aux") is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **how)
     return _eager(query, key, value, attention_mask, scaling, how.get("softcap"), how.get("s_aux"))
@@ -144,4 +147,5 @@ def _layer(query: torch.Tensor, key: torch.Tensor, rows: int, how: dict[str, Any
         logit_cap=how.get("softcap") or 0.0,
         sinks=None if (sinks := how.get("s_aux")) is None else sinks.detach(),
         window=how.get("sliding_window"),
+        hidden=how["hidden"],
     )

@@ -1,11 +1,14 @@
-"""`calibrate`: which of a draft's heads find what a question asks for; writes the file that `--spec-prefill-heads` reads."""
+"""`calibrate`: which of a model's heads find what a question asks for; writes the file that `--spec-prefill-heads` reads.
+
+With `--layers` alone: how many of its first layers suffice for that, `--spec-prefill-layers` of the method early-layers.
+"""
 
 import argparse
 import datetime
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -14,38 +17,58 @@ from specprefill_sgl.calibration import kinds
 from specprefill_sgl.selection.rule import Heads, preset
 
 _WORDS_PER_TOKEN = 0.72
+_EACH = 0  # `--layers` without a number
+_RATIOS = (0.1, 0.2)
 
 
 def main(argv: list[str]) -> None:
-    """Reads the prompts with transformers, ranks the heads, says how well they do on kinds they were not ranked by."""
-    arguments = _parser().parse_args(argv)
-    if not (arguments.draft / "config.json").exists():
-        sys.exit(f"calibrate: {arguments.draft} is no Hugging Face folder with a config.json.")
-    if not arguments.out.absolute().parent.is_dir():
+    """Reads the prompts with transformers; chooses heads or says how many first layers suffice."""
+    arguments = _arguments(argv)
+    if not (arguments.model / "config.json").exists():
+        sys.exit(f"calibrate: {arguments.model} is no Hugging Face folder with a config.json.")
+    if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
         sys.exit(f"calibrate: the folder of {arguments.out} does not exist.")
     try:
         material = _material(arguments)
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.exit(f"calibrate: the prompts cannot be read: {error}.")
     import torch
-    from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    try:
+        if arguments.layers == _EACH:
+            _say_how_many(arguments, model, tokenizer, material)
+        else:
+            _choose(arguments, model, tokenizer, material, argv)
+    except ValueError as error:
+        sys.exit(f"calibrate: {error}.")
+
+
+def _say_how_many(arguments: argparse.Namespace, model: Any, tokenizer: Any, material: list[kinds.Known]) -> None:
+    from specprefill_sgl.cli import layers_table
+
+    ratios = arguments.keep_ratio or _RATIOS
+    print(layers_table.report(model, tokenizer, material, heads=arguments.heads, ratios=ratios, name=str(arguments.model)))
+
+
+def _choose(arguments: argparse.Namespace, model: Any, tokenizer: Any, material: list[kinds.Known], argv: list[str]) -> None:
+    """Ranks the heads, says how well they do on kinds they were not ranked by, writes the file."""
+    from tqdm import tqdm
 
     from specprefill_sgl.calibration import heads_file, ranking
 
     rule = preset("best", ())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(arguments.draft, dtype=getattr(torch, arguments.dtype)).eval().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.draft)
-    try:
-        found = [ranking.find(model, tokenizer, known, rule) for known in tqdm(material, desc="prompts")]
-    except ValueError as error:
-        sys.exit(f"calibrate: {error}.")
+    found = [ranking.find(model, tokenizer, known, rule) for known in tqdm(material, desc="prompts")]
+    # linear layers have no heads, and are not counted where heads are
+    layers = None if arguments.layers is None else sum(number < arguments.layers for number in found[0].hidden)
     mean = ranking.scores(found)
-    chosen = ranking.best_heads(mean, arguments.heads, arguments.layers)
+    chosen = ranking.best_heads(mean, arguments.heads, layers)
     if not chosen:
-        sys.exit("calibrate: no head votes for the evidence; have the prompts any?")
-    held_out = _held_out(found, chosen, arguments.heads, arguments.layers)
+        raise ValueError("no head votes for the evidence; have the prompts any, and these layers attention?")
+    held_out = _held_out(found, chosen, arguments.heads, layers)
     print(_table(chosen, mean, held_out))
     provenance = {
         "command": " ".join(["python -m specprefill_sgl calibrate", *(word.rpartition("/")[2] for word in argv)]),
@@ -57,21 +80,40 @@ def main(argv: list[str]) -> None:
         "votes": [round(float(mean[layer, head]), 4) for layer, head in chosen],
         "held_out": held_out,
     }
-    heads_file.save(arguments.out, arguments.draft, chosen, provenance)
+    heads_file.save(arguments.out, arguments.model, chosen, provenance)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m specprefill_sgl calibrate", description=__doc__)
-    parser.add_argument("draft", type=Path, help="Hugging Face folder of the draft")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m specprefill_sgl calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="Hugging Face folder of the draft, or of the target whose first layers read")
+    parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--heads", type=_positive, default=8, help="at most; default 8")
-    parser.add_argument("--layers", type=_positive, help="choose from the first layers only")
+    layers = "choose from the first K layers only; without K, say what each number of first layers keeps, and write nothing"
+    parser.add_argument("--layers", type=_positive, nargs="?", const=_EACH, metavar="K", help=layers)
+    ratios = "with --layers alone; default " + ",".join(map(str, _RATIOS))
+    parser.add_argument("--keep-ratio", type=_ratios, metavar="R,R", help=ratios)
     parser.add_argument("--prompts-per-kind", type=_positive, default=12)
     parser.add_argument("--tokens", type=_positive, default=1024, help="of a prompt, about")
     parser.add_argument("--text", type=Path, help="prose to hide the answers in; default: sentences from built-in words")
     parser.add_argument("--prompts", type=Path, help='own prompts, a JSON object a line: {"prompt": ..., "evidence": [...]}')
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.layers == _EACH and arguments.out is not None:
+        parser.error("--layers without a number writes nothing: say how many layers, or leave --out away")
+    if arguments.layers != _EACH and arguments.out is None:
+        parser.error("--out is required, except with --layers without a number")
+    if arguments.layers != _EACH and arguments.keep_ratio is not None:
+        parser.error("--keep-ratio is read with --layers without a number only")
+    return arguments
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    ratios = tuple(map(float, text.split(",")))
+    if not all(0 < ratio < 1 for ratio in ratios):
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return ratios
 
 
 def _positive(text: str) -> int:

@@ -1,7 +1,6 @@
 """The target's own first layers read the prompt: no second model, no question of tokenizers (issue Readers, 3).
 
-The last tokens vote, since an early exit decodes badly: with calibrated heads, else in the last of these layers, where heads
-find what is asked for. Over all layers those would win that look at the beginning or next to themselves.
+The last tokens vote: with calibrated heads, else in the last of these layers (`selection/first_layers.py` says why).
 """
 
 import functools
@@ -12,9 +11,8 @@ from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.ranks import Ranks
-from specprefill_sgl.selection.rule import Rule, without_lookahead
-
-_VOTING_PART = 4  # without calibrated heads, one of so many layers votes, the last ones
+from specprefill_sgl.selection.first_layers import VOTING_PART, of_last_tokens
+from specprefill_sgl.selection.rule import Rule
 
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
@@ -59,9 +57,7 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
     model_config = compat.first_layers_config(scheduler.model_config, config.layers)
     runner = functools.partial(FirstLayersRunner, target=target, layers=config.layers)
     try:
-        model = PrivateModel(
-            config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner, voting_part=_VOTING_PART
-        )
+        model = PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner, voting_part=VOTING_PART)
     except Exception as error:
         raise ConfigError(f"{flag('method')} {name} cannot be used with this target: {error}") from error
     return EarlyLayers(name, f"{flag('method')} {name}", model, ranks, config, model_config)
@@ -87,4 +83,4 @@ class EarlyLayers(ModelMethod):
     @staticmethod
     def adapted(rule: Rule) -> Rule:
         """Of the prompt's last tokens only."""
-        return without_lookahead(rule)
+        return of_last_tokens(rule)

@@ -18,6 +18,7 @@ from specprefill_sgl.models.prefix_cache import prefix_cache
 from specprefill_sgl.models.runner import PrivateRunner, choose_expert_kernels, own_settings
 from specprefill_sgl.models.sizes import MAX_PROMPTS, pool_tokens
 from specprefill_sgl.request.prompts import Prompt
+from specprefill_sgl.selection.first_layers import last_part
 from specprefill_sgl.selection.rule import Heads
 
 
@@ -142,7 +143,7 @@ class PrivateModel:
         seen = self._capture.layers
         reach = prompt_tokens + self._lookahead
         full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1} or seen
-        return dict(list(full.items())[-max(len(full) // self._part, 1) :])
+        return dict(last_part(list(full.items()), self._part))
 
     def sees_whole_prompts(self) -> bool:
         """Whether some attention layer has no window, after a first forward."""

@@ -87,11 +87,6 @@ def preset(name: Preset, heads: Heads | None) -> Rule:
     return msgspec.structs.replace(_BEST, heads=heads, window=WINDOW)
 
 
-def without_lookahead(rule: Rule) -> Rule:
-    """The same for a reader that decodes badly: the prompt's last tokens vote alone."""
-    return msgspec.structs.replace(rule, lookahead=1, window=rule.window or WINDOW)
-
-
 # what flags, environment, file and, but for the lookahead, requests may change of a preset
 CHANGEABLE = (
     *("lookahead", "window", "window_votes", "over_votes", "pool_kernel", "chunk_size"),

@@ -47,7 +47,7 @@ def test_what_follows_a_cache_is_as_one_forward(pair_of, hugging_face):
 def test_a_head_that_looks_at_the_evidence_is_found():
     """One query of one head points at the evidence's keys."""
     torch.manual_seed(0)
-    layers = [LayerReading(torch.randn(16, 4, 32), torch.randn(200, 2, 32), 32**-0.5, 0.0, None, None) for _ in range(3)]
+    layers = [LayerReading(torch.randn(16, 4, 32), torch.randn(200, 2, 32), 32**-0.5, 0.0, None, None, n) for n in range(3)]
     evidence = np.zeros(200, dtype=bool)
     evidence[90:100] = True
     layers[1].keys[90:100, 1] = layers[1].queries[-3, 2] * 1.5
@@ -60,10 +60,11 @@ def test_heads_are_at_most_so_many_and_half_as_good_as_the_best():
     assert ranking.best_heads(mean, 8) == ((0, 1), (1, 0), (1, 2))
     assert ranking.best_heads(mean, 2) == ((0, 1), (1, 0))
     assert ranking.best_heads(mean, 8, layers=1) == ((0, 1),)
+    assert ranking.best_heads(mean, 8, layers=0) == ()
 
 
 def test_kinds_count_alike():
-    found = [ranking.Found(kind, 9, np.array([[votes]])) for kind, votes in (("a", 1.0), ("a", 3.0), ("b", 8.0))]
+    found = [ranking.Found(kind, 9, np.array([[votes]]), (0,)) for kind, votes in (("a", 1.0), ("a", 3.0), ("b", 8.0))]
     assert ranking.scores(found).tolist() == [[5.0]]
 
 

@@ -7,10 +7,12 @@ import torch
 
 from benchmarks.selection import measure, report, sparse
 from benchmarks.selection.examples import Example
-from benchmarks.selection.reading import as_ids, cast, read_example, read_own
+from benchmarks.selection.reading import as_ids, read_example, read_own
 from benchmarks.selection.rules import READERS, rules
+from specprefill_sgl.calibration.casting import cast
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.request.prompts import Prompt
+from specprefill_sgl.selection.first_layers import last_part
 from specprefill_sgl.selection.rule import PAPER, preset
 from tests.support import other_tokenizer, reference, tiny_models
 from tests.support.tiny_models import prompt_ids
@@ -75,7 +77,7 @@ def test_votes_are_the_references(model, example, reading, heads):
         heads=heads,
     )  # fmt: skip
     votes = torch.cat([one for one in wanted.values() if len(one)])
-    torch.testing.assert_close(cast(reading.read, prompt).votes, votes, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(cast(reading.seen, prompt).votes, votes, rtol=1e-3, atol=1e-6)
 
 
 def test_early_layers_vote_in_the_last_part_of_them(model, reading, example):
@@ -86,7 +88,7 @@ def test_early_layers_vote_in_the_last_part_of_them(model, reading, example):
     votes = reference.draft_votes(
         *(model, example.ids), lookahead=1, window=48, pool_kernel=31, ignore_first=begin, ignore_last=150 - end, among={1}
     )
-    torch.testing.assert_close(cast(reading.read, prompt, voting_part=2).votes, votes["window"], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(cast(reading.seen, prompt, last_part(range(2), 2)).votes, votes["window"], rtol=1e-3, atol=1e-6)
 
 
 def test_another_models_votes_are_over_the_targets_tokens(reader, example):
@@ -110,7 +112,7 @@ def test_rows_of_one_example(model, example, reader):
 
 def test_the_papers_ranking_at_any_number_of_tokens(reading, example):
     prompt = Prompt(ids=measure.as_ids(example.ids), keep_ratio=0.2, rule=PAPER)
-    votes = cast(reading.read, prompt)
+    votes = cast(reading.seen, prompt)
     for tokens in (1, 21, 22, 23, 60, 150):
         kept = measure.exactly(prompt, votes, tokens)
         assert len(np.unique(kept)) == tokens
