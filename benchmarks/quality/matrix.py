@@ -1,5 +1,6 @@
 """The matrix method x keep ratio x length, the needle's depth, and the ablations: which requests to send to which server."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,7 +18,11 @@ from benchmarks.quality.server import QualityServer, serve
 KEEP_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the first two by the paper's rule
-METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST)
+EARLY_LAYERS = {f"early_layers_{count}": count for count in (2, 3)}  # by `best`, as is the next
+OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
+METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *EARLY_LAYERS, OWN_TOKENS)
+_READERS = (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)  # not the pair's draft
+_PAPER = (SPECPREFILL, SELF_DRAFT, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
     "lookahead": (1, 4, 8, 16),
@@ -66,14 +71,28 @@ def ablation_blocks(names, length: int, examples: int, keep_ratios=(0.1, 0.2)) -
 
 
 def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder: Path, count_tokens) -> None:
-    """Send what is not in the results yet; the blocks of `target_as_draft` go to a server of their own."""
-    for itself in (False, True):
-        mine = [block for block in blocks if (block.method == SELF_DRAFT) == itself]
+    """Send what is not in the results yet; methods that do not read with the draft have servers of their own."""
+    for name in ("pair", SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS):
+        mine = [block for block in blocks if (block.method if block.method in _READERS else "pair") == name]
         if any(_row(block, cell) not in results for block in mine for cell in block.cells):
-            where = folder / ("self" if itself else "pair")
-            heads = () if itself or draft != launch.DRAFT else ("--spec-prefill-heads", str(launch.HEADS))
-            with serve(target, target if itself else draft, where, "--disable-radix-cache", *heads) as server:
+            with _serving(name, target, draft, folder / name) as server:
                 send(mine, server, results, count_tokens)
+
+
+def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib.AbstractContextManager[QualityServer]:
+    """A server whose prompts are read by the pair's draft, or by what a method is named after."""
+    every = ("--disable-radix-cache",)
+    if reader == "pair":
+        heads = ("--spec-prefill-heads", str(launch.HEADS)) if draft == launch.DRAFT else ()
+        return serve(target, draft, folder, *every, *heads)
+    if reader == SELF_DRAFT:
+        return serve(target, target, folder, *every)
+    if reader == OWN_TOKENS:
+        from benchmarks import real_model
+
+        return serve(target, real_model.folder(), folder, *every, "--spec-prefill-draft-tokenizer", "own")
+    layers = ("--spec-prefill-layers", str(EARLY_LAYERS[reader]))
+    return serve(target, None, folder, *every, *layers, method="early-layers")
 
 
 def send(blocks: list[Block], server: QualityServer, results: Results, count_tokens) -> None:
@@ -82,7 +101,7 @@ def send(blocks: list[Block], server: QualityServer, results: Results, count_tok
     with tqdm(total=sum(len(cells) for _, cells in todo), smoothing=0.05, desc="requests") as bar:
         for block, cells in todo:
             if cells:
-                server.choose(selection="best" if block.method == BEST else "paper", **block.settings)
+                server.choose(selection="paper" if block.method in (*_PAPER, ask.DENSE) else "best", **block.settings)
                 bar.set_postfix_str(f"{block.method} {block.settings or ''}")
                 ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar)
 

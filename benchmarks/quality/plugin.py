@@ -35,7 +35,7 @@ class Remembered:
     def __init__(self, begin: Callable[[Any, Sequence], Any], method: Any, prompts: Sequence):
         if len(self.memo) > _REMEMBERED:
             self.memo.clear()
-        key = json.dumps(settings(), sort_keys=True)
+        key = json.dumps([settings(), prompts[0].method], sort_keys=True)
         # a tail that is kept is not counted, and how long it is depends on the keep ratio
         self._keys = [(prompt.ids.tobytes(), f"{key} {prompt.counted}") for prompt in prompts]
         self._missing = [at for at, one in enumerate(self._keys) if one not in self.memo]
@@ -53,12 +53,14 @@ class Remembered:
         """Nothing: the bench cancels no request."""
 
     def joined(self, cast: Cast) -> Cast:
-        """As the method's own: the bench has one rank."""
-        return cast if self._pass is None else self._pass.joined(cast)
+        """As it is remembered."""
+        return cast
 
     def votes(self) -> list[Cast]:
+        """Joined already: the bench has one rank."""
         if self._pass is not None:
-            self.memo.update(zip((self._keys[at] for at in self._missing), self._pass.votes(), strict=True))
+            found = [self._pass.joined(one) for one in self._pass.votes()]
+            self.memo.update(zip((self._keys[at] for at in self._missing), found, strict=True))
         return [self.memo[key] for key in self._keys]
 
     def release(self) -> None:
@@ -85,7 +87,8 @@ def register() -> None:
         now = settings()
         changed = {name: now[name] for name in _OF_RULE if name in now}
         own = state.state_of(req)
-        own.rule = msgspec.structs.replace(the_stage.config.rule_for(now["selection"], own.method), **changed)
+        rule = the_stage.methods[own.method].adapted(the_stage.config.rule_for(now["selection"], own.method))
+        own.rule = msgspec.structs.replace(rule, **changed)
         return in_context(scheduler, req, the_stage, waiting)
 
     def over_heads(*arguments, **options):

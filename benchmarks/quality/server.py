@@ -25,7 +25,7 @@ class QualityServer:
 
 
 @contextlib.contextmanager
-def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[QualityServer]:
+def serve(target: Path, draft: Path | None, folder: Path, *options: str, method: str = "draft") -> Iterator[QualityServer]:
     """Start the server in float32; log, plugin and settings are in `folder`. Prompts of 64 tokens or more are eligible."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def serve(target: Path, draft: Path, folder: Path, *options: str) -> Iterator[Qu
     env = launch.plugin_environment(folder, "specprefill_quality", "benchmarks.quality.plugin:register")
     words = launch.command(
         target,
-        *launch.sparse_flags(draft, min_tokens=64, selection="paper", method=",".join(["draft", *CONTROLS])),
+        *launch.sparse_flags(draft, min_tokens=64, selection="paper", method=",".join([method, *CONTROLS])),
         *options,
         dtype="float32",
         max_total_tokens="40000",
