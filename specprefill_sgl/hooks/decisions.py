@@ -33,7 +33,7 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     state = PromptState(options, len(req.origin_input_ids), rule, keep, method, reading)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
-    outcome = stage.without_draft(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
+    outcome = stage.without_reading(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
     if outcome is not None and not (outcome.is_whole(len(req.origin_input_ids)) and backlog.may_fall(options, stage.config)):
         decide(scheduler, req, outcome)
 

@@ -62,7 +62,9 @@ async def _attach(manager: Any, requests: Sequence[Any]) -> None:
 
 def _wants(request: Any, config: SpecPrefillConfig) -> str | None:
     """The method that is to read a request; None where it will surely be dense."""
-    if request.input_ids is None or getattr(request, "mm_inputs", None) is not None:
+    if any(getattr(request, name, None) is not None for name in ("mm_inputs", "custom_logit_processor")):
+        return None
+    if request.input_ids is None:
         return None
     custom, _ = reading.unpack(request.sampling_params.custom_params)
     options = parse(custom)

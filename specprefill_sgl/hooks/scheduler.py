@@ -94,7 +94,7 @@ def _begin(scheduler: Any, stage: Stage, running_batch: Any) -> bool:
         return False
     for req in undecided[:MAX_PROMPTS]:
         prompt = in_context(scheduler, req, stage, len(undecided))
-        if (outcome := stage.without_draft(prompt)) is not None:
+        if (outcome := stage.without_reading(prompt)) is not None:
             decide(scheduler, req, outcome)
         else:
             group.append(req)

@@ -23,7 +23,7 @@ def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
     Raises
     ------
     ConfigError
-        If a hook did not apply or the draft cannot be loaded; the server stops.
+        If a hook did not apply or a method cannot be loaded; the server stops.
     """
     config = config_of(scheduler.server_args)
     if config is None:
@@ -72,7 +72,7 @@ def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
     Raises
     ------
     ConfigError
-        If the draft fails on a first prompt, or does not have the calibrated heads; the server stops.
+        If a method fails on a first prompt, or does not have the calibrated heads; the server stops.
     """
     if (stage := stage_of(scheduler)) is None:
         return

@@ -14,16 +14,16 @@ class ModelPass:
 
     Parameters
     ----------
-    draft : PrivateModel
+    model : PrivateModel
     prompts : sequence of Prompt
         With one rule.
     ranks : Ranks
-        The draft's heads are split over.
+        That the model's heads are split over.
     """
 
-    def __init__(self, draft: PrivateModel, prompts: Sequence[Prompt], ranks: Ranks):
-        self._draft, self._prompts, self._ranks, self._rule = draft, prompts, ranks, prompts[0].rule
-        self._group = draft.begin(prompts)
+    def __init__(self, model: PrivateModel, prompts: Sequence[Prompt], ranks: Ranks):
+        self._model, self._prompts, self._ranks, self._rule = model, prompts, ranks, prompts[0].rule
+        self._group = model.begin(prompts)
         self.cached = self._group.cached
 
     @property
@@ -43,9 +43,9 @@ class ModelPass:
         """After the last step, of each prompt: over this rank's heads, as the rule says; `joined` makes them all ranks'."""
         drafted = self._group.drafted()
         wanted = [(prompt, one) for prompt, one in zip(self._prompts, drafted, strict=True) if one is not None]
-        heads = None if self._rule.heads is None else own_heads(self._rule.heads, self._ranks.rank, self._draft.heads_of)
+        heads = None if self._rule.heads is None else own_heads(self._rule.heads, self._ranks.rank, self._model.heads_of)
         found = votes_of(
-            self._draft,
+            self._model,
             [one for _, one in wanted],
             pool_kernel=self._rule.pool_kernel,
             counted=[prompt.counted for prompt, _ in wanted],

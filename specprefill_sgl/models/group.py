@@ -1,7 +1,7 @@
 """Drafts several prompts together: chunked extend, then lookahead decode, with SGLang's own batch and cache objects.
 
 A group is drafted step by step, one forward each, so that the scheduler can decode in between. Requests are matched, locked,
-published and released exactly as SGLang's scheduler does with its own, on the draft's radix cache.
+published and released exactly as SGLang's scheduler does with its own, on the private model's radix cache.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ class PromptGroup:
     Parameters
     ----------
     runner : ModelRunner
-        The draft, with private pools large enough for all prompts and their lookahead.
+        The private model's, with pools large enough for all prompts and their lookahead.
     capture : QueryCapture
         The proxy installed as the runner's attention backend.
     tree : BasePrefixCache
-        The draft's prefix cache over those pools.
+        The prefix cache over those pools.
     prompts : sequence of Prompt
         With one rule, which says how many are decoded and how many prompt tokens vote, as far as one forward holds these.
     chunk_tokens : int
@@ -39,7 +39,7 @@ class PromptGroup:
     Attributes
     ----------
     cached : list[int]
-        Tokens of each prompt whose keys the draft had already; tokens that vote are always read, for their queries.
+        Tokens of each prompt whose keys were there already; tokens that vote are always read, for their queries.
     """
 
     @own_settings()

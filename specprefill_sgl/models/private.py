@@ -1,4 +1,4 @@
-"""The draft model on the target's devices and ranks: a ModelRunner of its own with private KV pools."""
+"""A model that reads prompts, on the target's devices and ranks: a ModelRunner of its own with private KV pools."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,17 +23,17 @@ from specprefill_sgl.selection.rule import Heads
 
 
 class PrivateModel:
-    """Loads the draft, owns its pools, drafts groups of prompts.
+    """A draft, or the target's first layers: owns its pools, drafts groups of prompts.
 
     Parameters
     ----------
     config : SpecPrefillConfig
     model_config : ModelConfig
-        The draft's own, from `compat.draft_model_config`.
+        Its own, from `compat.draft_model_config` or `compat.first_layers_config`.
     scheduler : Scheduler
         Its device, ports and server arguments are shared; nothing of it is changed.
     chunk_tokens : int
-        Most prompt tokens in one draft forward.
+        Most prompt tokens in one of its forwards.
     runner : callable
         Makes the runner, from `PrivateRunner`'s keyword arguments.
     voting_part : int
@@ -59,7 +59,7 @@ class PrivateModel:
         self.page_size = page
         self._runner = runner(
             model_config=model_config,
-            mem_fraction_static=0.1,  # read only when pools are profiled, which the draft's are not
+            mem_fraction_static=0.1,  # read only when pools are profiled, which these are not
             gpu_id=scheduler.tp_worker.model_runner.gpu_id,
             nccl_port=scheduler.nccl_port,
             server_args=scheduler.server_args,
@@ -114,7 +114,7 @@ class PrivateModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the draft runs."""
+        """Where it runs."""
         return torch.device(self._runner.device)
 
     def cached_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What a draft has recorded of one prompt. Nothing of SGLang: whoever else reads prompts can say it too."""
+"""What a model has recorded of one prompt. Nothing of SGLang: whoever else reads prompts can say it too."""
 
 import torch
 
@@ -11,7 +11,7 @@ class Recording:
     queries : dict[int, Tensor]
         Number of a layer (`QueryCapture`) -> [votes, heads, head_dim] on the device.
     slots : int64 [prompt_tokens]
-        KV slots of the prompt in the draft's pool, valid until the group is released.
+        KV slots of the prompt in its pool, valid until the group is released.
     n_window : int
         Votes of the window.
     tokens, positions : list of int

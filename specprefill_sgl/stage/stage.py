@@ -46,8 +46,8 @@ class Stage:
         self._prompts: list[Prompt] | None = None  # of the group in progress
         self._pass: Pass | None = None
 
-    def without_draft(self, prompt: Prompt) -> Outcome | None:
-        """The outcome of a prompt that needs no draft, or cannot have one; None if it must be drafted."""
+    def without_reading(self, prompt: Prompt) -> Outcome | None:
+        """The outcome of a prompt that need not be drafted, or cannot be; None if it must."""
         n_tokens = len(prompt.ids)
         turn = None if prompt.return_votes else self.turns.repeated(prompt.ids, prompt.settings, prompt.namespace)
         if turn is not None:
