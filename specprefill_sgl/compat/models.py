@@ -145,12 +145,8 @@ def check_first_layers(server_args: Any, model: Any) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    for name, is_on, why in (
-        ("--enable-lora", args.enable_lora, "LoRA wraps the layers that both share"),
-        ("--enable-return-routed-experts", args.enable_return_routed_experts, "a private runner switches the trace off"),
-        ("--enable-two-batch-overlap", args.enable_two_batch_overlap, "it splits the layers that both share"),
-    ):
-        if is_on:
+    for name, is_on, why in _REFUSED_BESIDE_FIRST_LAYERS:
+        if is_on(args):
             raise ConfigError(f"--spec-prefill-method early-layers cannot be combined with {name}: {why}.")
     for holds, why in _REFUSED_DRAFTS:
         if holds(model):
@@ -223,4 +219,15 @@ _REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 _REFUSED_DRAFTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_sparse, "a sparse index sees what it chose only, so it cannot score a prompt"),
+)
+
+# (flag, whether it is on once SGLang has resolved all flags, why a target's first layers cannot run beside it)
+_REFUSED_BESIDE_FIRST_LAYERS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("--enable-lora", lambda a: a.enable_lora, "LoRA wraps the layers that both share"),
+    (
+        "--enable-return-routed-experts",
+        lambda a: a.enable_return_routed_experts,
+        "a private runner switches the trace off",
+    ),
+    ("--enable-two-batch-overlap", lambda a: a.enable_two_batch_overlap, "it splits the layers that both share"),
 )

@@ -87,7 +87,7 @@ class ModelMethod:
         """
         heads = self._config.calibrated.get(self.name)
         if heads is not None and (why := self._model.cannot_vote(heads, self._ranks.size)):
-            raise ConfigError(f"{flag('heads')} {self._config.heads} cannot be used: {why}")
+            raise ConfigError(f"{flag('heads')} {','.join(self._config.heads)} cannot be used: {why}.")
 
     @staticmethod
     def adapted(rule: Rule) -> Rule:

@@ -24,8 +24,9 @@ def first_layers(model: nn.Module, count: int) -> nn.Module:
         holder = inner
     holder._modules["layers"] = shallow(holder.layers)
     holder._modules["layers"]._modules = dict(list(holder.layers._modules.items())[:count])
-    if hasattr(holder, "end_layer"):
-        holder.end_layer = count
+    for name in ("end_layer", "_end_layer"):  # where the first is a property it reads the second
+        if name in vars(holder):
+            setattr(holder, name, count)
     return outer
 
 

@@ -134,16 +134,20 @@ class PrivateModel:
         return self._runner.req_to_token_pool.available_size()
 
     def voting_layers(self, prompt_tokens: int) -> dict[int, Any]:
-        """Attention layers whose queries vote on a prompt of this length.
+        """Attention layers whose queries vote on a prompt of this length; by number, as the queries are."""
+        seeing = self._seeing_layers(prompt_tokens)
+        return dict(last_part(list(seeing.items()), self._part))
+
+    def _seeing_layers(self, prompt_tokens: int) -> dict[int, Any]:
+        """Those that see such a prompt.
 
         A layer whose sliding window is shorter than the prompt sees only its end and is left out, as long as some layer sees
-        all of it. By number, as the queries are.
+        all of it.
         """
         assert self._capture is not None
         seen = self._capture.layers
         reach = prompt_tokens + self._lookahead
-        full = {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1} or seen
-        return dict(last_part(list(full.items()), self._part))
+        return {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1} or seen
 
     def sees_whole_prompts(self) -> bool:
         """Whether some attention layer has no window, after a first forward."""
@@ -161,8 +165,8 @@ class PrivateModel:
         layers = self._capture.layers
         for layer, head in heads:
             if layer not in layers or head >= self.heads_of(layer) * ranks:
-                return f"the draft has no head {head} in attention layer {layer}"
-        if not {layer for layer, _ in heads} & self.voting_layers(self.context_len).keys():
+                return f"its model has no head {head} in attention layer {layer}"
+        if not {layer for layer, _ in heads} & self._seeing_layers(self.context_len).keys():
             return "all its heads are in layers whose sliding window does not reach over a long prompt"
         return None
 

@@ -4,6 +4,8 @@ Servers prefill in chunks of 256 tokens, so that prompts of 900 take several. Ro
 matrix with `make test-all`.
 """
 
+import functools
+
 import pytest
 import torch
 
@@ -79,11 +81,7 @@ def matrix(request, model_of, hugging_face, tmp_path_factory):
 def _first_layers(target, layers, folder, hugging_face, tmp_path_factory):
     options = [*sparse_options(None, keep_last=0, method="early-layers", layers=layers), *SMALL, *FAMILIES[target].options]
     model = hugging_face(folder)
-
-    def importance(ids):
-        votes = reference.draft_votes(model, ids, lookahead=1, window=48, among={layers - 1})
-        return votes["window"].mean(dim=0)
-
+    importance = functools.partial(reference.early_importance, model, layers=layers)
     with serve(tmp_path_factory.mktemp(target), folder, *options, env={**FAMILIES[target].env, **RETRACTIONS}) as server:
         yield Matrix(server, model, None, tolerance=FAMILIES[target].tolerance, importance=importance)
 

@@ -1,15 +1,13 @@
 """A long prompt's draft runs chunk by chunk: others decode and are prefilled in between, and nothing is lost."""
 
-import json
-import threading
 import time
-import uuid
 
 import pytest
 import requests
 
 from tests.support.faults import Faults
-from tests.support.server import body_of, serve, sparse_options
+from tests.support.server import serve, sparse_options
+from tests.support.streams import Stream, until
 from tests.support.tiny_models import prompt_ids
 
 CHUNK, LONG = 128, 2000
@@ -42,37 +40,9 @@ def slow_draft(server, faults):
     assert state["draft_available_tokens"] == state["draft_max_tokens"]
 
 
-class Stream(threading.Thread):
-    """A streaming request; `times` are those of its tokens.
-
-    Ids are never reused: SGLang aborts whatever has the id of a stream two seconds after that stream has ended.
-    """
-
-    def __init__(self, server, ids, custom, tokens):
-        super().__init__()
-        self.times, self.last, self.rid = [], None, uuid.uuid4().hex
-        self._url = server.url + "/generate"
-        self._body = body_of(ids, custom=custom, params={"max_new_tokens": tokens}, stream=True, rid=self.rid)
-        self.start()
-
-    def run(self):
-        with requests.post(self._url, json=self._body, stream=True, timeout=120) as response:
-            for line in response.iter_lines():
-                if line.startswith(b"data: {"):
-                    self.times.append(time.monotonic())
-                    self.last = json.loads(line[6:])
-
-
-def _until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_running_requests_decode_between_the_chunks_of_a_draft(server, slow_draft):
     running = Stream(server, prompt_ids(40, seed=1), DENSE, 400)
-    _until(lambda: running.times)
+    until(lambda: running.times)
     sent = time.monotonic()
     long = Stream(server, prompt_ids(LONG, seed=2), SPARSE, 4)
     long.join()
@@ -121,7 +91,7 @@ def test_an_abort_in_the_middle_of_a_draft_ends_it(server, slow_draft):
     long.join()
     assert long.last is None or long.last["meta_info"]["finish_reason"]["type"] == "abort"
     start = time.monotonic()
-    _until(lambda: server.load()["num_waiting_reqs"] == 0)
+    until(lambda: server.load()["num_waiting_reqs"] == 0)
     server.flush()
     assert time.monotonic() - start < 2
 

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from specprefill_sgl.calibration import heads_file
+from tests.support.families import FAMILIES
 from tests.support.faults import Faults, plugin_on_path
 from tests.support.server import refused, sparse_options
 
@@ -50,6 +52,11 @@ def _no_weights(folder):
         (sparse_options("DRAFT", keep_ratio=1.5), "--spec-prefill-keep-ratio must be in (0, 1], got 1.5"),
         (sparse_options("DRAFT", keep_ratio=0), "--spec-prefill-keep-ratio must be in (0, 1], got 0"),
         ([*sparse_options("DRAFT"), "--enable-hierarchical-cache"], "--enable-hierarchical-cache"),
+        pytest.param(  # what tests/unit/test_refused_early_layers.py shows without a process
+            sparse_options(None, method="early-layers", layers=3),
+            "--spec-prefill-layers must be less than the target's 3, got 3",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_command_lines(options, sentence, pair_of):
@@ -83,6 +90,25 @@ def test_a_draft_that_fails_on_its_first_prompt(pair_of, tmp_path):
     assert status != 0
     assert "injected scoring fault" in output
     assert f"--spec-prefill-draft-model-path {draft}: the draft failed on its first prompt" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "layers"), [("mellum", 2), ("qwen3_5", 3)])
+def test_first_layers_that_see_no_whole_prompt(target, layers, model_of):
+    """Two with windows, three without attention."""
+    options = sparse_options(None, method="early-layers", layers=layers)
+    status, output = refused(model_of(target), *options, env=dict(FAMILIES[target].env))
+    assert status != 0
+    assert f"--spec-prefill-layers {layers} is too few: none of these layers attends to a whole prompt." in output
+
+
+@pytest.mark.slow
+def test_heads_that_are_not_in_the_first_layers(pair_of, tmp_path):
+    target, file = pair_of("llama")[0], tmp_path / "heads.json"
+    heads_file.save(file, target, ((1, 0), (2, 1)), {})
+    status, output = refused(target, *sparse_options(None, method="early-layers", layers=2, heads=file))
+    assert status != 0
+    assert f"--spec-prefill-heads {file} cannot be used: its model has no head 1 in attention layer 2." in output
 
 
 def test_a_hook_that_did_not_apply(pair_of, tmp_path):

@@ -49,11 +49,22 @@ def assert_answer(reply: dict, tokens: list[int], logprobs: list[float], toleran
 
 
 class Judge:
-    """Says which replies are wrong, with Hugging Face models alone."""
+    """Says which replies are wrong, with Hugging Face models alone.
 
-    def __init__(self, target, draft):
+    Parameters
+    ----------
+    target, draft : transformers models, float32
+    layers : int, optional
+        The target's first, which read for requests that ask for `early-layers`; all others are the draft's.
+    """
+
+    def __init__(self, target, draft, layers: int | None = None):
         self._greedy = functools.cache(lambda ids, positions, new: reference.greedy(target, ids, positions, len(ids), new)[0])
-        self._importance = functools.cache(lambda ids: reference.draft_importance(draft, ids, eos_ids=(EOS,)))
+        readers = {
+            "draft": lambda ids: reference.draft_importance(draft, ids, eos_ids=(EOS,)),
+            "early-layers": lambda ids: reference.early_importance(target, ids, layers),
+        }
+        self._importance = functools.cache(lambda ids, method: readers[method](ids))
 
     def wrong(self, replies: list[dict], requests) -> list[int]:
         """Indices of replies that were not handled as asked, kept other tokens than the draft's choice (before which another
@@ -67,19 +78,20 @@ class Judge:
         if sparse and info["reason"] == "prefix_cached":
             sparse = len(ids) - reply["meta_info"]["cached_tokens"] > MIN_TOKENS
         if sparse:
-            chosen = positions in self._choices(prompt, custom["spec_prefill_keep_ratio"], positions)
+            importance = self._importance(prompt, custom.get("spec_prefill_method", "draft"))
+            chosen = positions in _choices(importance, custom["spec_prefill_keep_ratio"], positions)
         else:
             chosen = positions == list(range(len(ids)))
         answer = self._greedy(prompt, tuple(positions), len(reply["output_ids"])) if chosen else None
         return info["applied"] == sparse and reply["output_ids"] == answer
 
-    def _choices(self, ids: tuple[int, ...], keep_ratio: float, positions: list[int]) -> list[list[int]]:
-        """What may be kept: the best chunks of the prompt, or after an undropped prefix the best chunks of the rest."""
-        importance = self._importance(ids)
-        start = next(at for at, position in enumerate([*positions, -1]) if at != position)
-        whole = start // CHUNK * CHUNK
-        after = reference.select_chunks(importance[whole:], keep_ratio=keep_ratio) if whole < len(ids) else []
-        return [
-            reference.select_chunks(importance, keep_ratio=keep_ratio),
-            [*range(start), *(whole + p for p in after if whole + p >= start)],
-        ]
+
+def _choices(importance, keep_ratio: float, positions: list[int]) -> list[list[int]]:
+    """What may be kept: the best chunks of the prompt, or after an undropped prefix the best chunks of the rest."""
+    start = next(at for at, position in enumerate([*positions, -1]) if at != position)
+    whole = start // CHUNK * CHUNK
+    after = reference.select_chunks(importance[whole:], keep_ratio=keep_ratio) if whole < len(importance) else []
+    return [
+        reference.select_chunks(importance, keep_ratio=keep_ratio),
+        [*range(start), *(whole + p for p in after if whole + p >= start)],
+    ]

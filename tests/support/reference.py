@@ -60,12 +60,12 @@ def _forward(model, ids, positions, cache):
 
 @torch.no_grad()
 def draft_votes(
-    model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=(), among=None
+    model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=(), first=None
 ):
     """Pooled attention of each query (README, What is computed, 1 to 3): of the window's, of the lookahead's; [votes, N].
 
     `heads` are (layer, head) pairs whose mean votes; without it the maximum over all. A lookahead of 1 beside a window is none.
-    `among` are the layers that may vote; without it all.
+    With `first`, only so many layers read the prompt; without `heads` the last quarter of those that see all of it votes.
     """
     global _record
     n = len(ids)
@@ -84,8 +84,10 @@ def draft_votes(
     ends = [t for t, token in enumerate(fed, start=1) if token in eos_ids]
     last = [(t, -1, n) for t in range(ends[0] + 1 if ends else lookahead)]  # forward, row of it, tokens it sees
     asked = [(0, row, row + 1) for row in range(max(n - window, 0), n)]
-    may = {i: prefill for i, prefill in seen[0].items() if among is None or i in among}
+    may = {i: prefill for i, prefill in seen[0].items() if first is None or i < first}
     layers = {i: prefill for i, prefill in may.items() if not prefill[4] or prefill[4] >= n + lookahead} or may
+    if first is not None and heads is None:
+        layers = dict(list(layers.items())[-max(len(layers) // 4, 1) :])
     pooling = {"pool_kernel": pool_kernel, "ignore_first": ignore_first, "ignore_last": ignore_last, "heads": heads}
     return {
         which: torch.stack([_query_votes(seen[t], layers, row, sees, n, **pooling) for t, row, sees in rows])
@@ -118,6 +120,11 @@ def _query_votes(seen, layers, row, sees, n, *, pool_kernel, ignore_first, ignor
 def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
     """Importance of each prompt token by the paper's rule, float32 [N] (README, What is computed, 1 to 4)."""
     return draft_votes(model, ids, lookahead=lookahead, pool_kernel=pool_kernel, eos_ids=eos_ids)["lookahead"].mean(dim=0)
+
+
+def early_importance(model, ids, layers):
+    """The same where a model's first layers read: nothing is decoded ahead, the last 48 tokens vote (README, Methods)."""
+    return draft_votes(model, ids, lookahead=1, window=48, first=layers)["window"].mean(dim=0)
 
 
 def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_last=0, protect=()):

@@ -29,16 +29,16 @@ def test_what_is_kept_is_what_an_independent_reference_keeps(ratio, pair_of, hug
     assert below == {2: [0, 1], 3: [0, 1, 2]}
     n, evidence = len(reading.ids), set(np.flatnonzero(reading.evidence).tolist())
 
-    def keeps(rule, heads=None, among=None):
-        votes = functools.partial(reference.draft_votes, model, reading.ids, heads=heads, among=among)
+    def keeps(rule, heads=None, first=None):
+        votes = functools.partial(reference.draft_votes, model, reading.ids, heads=heads, first=first)
         return set(best_reference.kept(lambda _n, **how: votes(**how), rule, {}, n, ratio))
 
     whole = keeps(WHOLE, HEADS[3])
     tail = reference.tail_chunks(n, keep_ratio=ratio, chunk_size=8, keep_last=48)[0] * 8
     chosen = {position for position in whole if position < tail}
     first = [
-        [keeps(EARLY, HEADS[2]), keeps(EARLY, among={1})],
-        [keeps(EARLY, HEADS[3]), keeps(EARLY, among={2})],
+        [keeps(EARLY, HEADS[2]), keeps(EARLY, first=2)],
+        [keeps(EARLY, HEADS[3]), keeps(EARLY, first=3)],
     ]
     wanted = [[[len(own & part) / len(part) for part in (chosen, evidence)] for own in line] for line in first]
     got = first_layers.kept(reading, below, HEADS, ratio)

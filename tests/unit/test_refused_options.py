@@ -4,12 +4,7 @@ SGLang rewrites options while it resolves them, so each case is a command line t
 """
 
 import argparse
-import json
-import logging
-import os
 import re
-import shutil
-from unittest import mock
 
 import pytest
 
@@ -56,29 +51,6 @@ ARCHITECTURES = {"--dllm-algorithm": "SDARForCausalLM", "--encoder-only": "Qwen2
 REFUSED_BY_SGLANG = {
     "--enable-hisparse": "needs a model with DSA, whose resolution needs a GPU",
 }
-
-
-@pytest.fixture
-def resolved(pair_of, tmp_path, monkeypatch):
-    """Makes the ServerArgs of a command line, as a server's launcher does, in an environment that is put back."""
-    from sglang.srt.server_args import prepare_server_args
-
-    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # SGLang's would close pytest's handlers
-    with mock.patch.dict(os.environ):
-
-        def resolve(line, *, architecture=None, check=True):
-            target = pair_of("llama")[0]
-            if architecture is not None:
-                target = shutil.copytree(target, tmp_path / "target")
-                settings = json.loads((target / "config.json").read_text())
-                (target / "config.json").write_text(json.dumps({**settings, "architectures": [architecture]}))
-            server_args = prepare_server_args(["--model-path", str(target), "--device", "cpu", *line.split()])
-            server_args.resolve_once()
-            if check:
-                server_args.check_server_args()
-            return server_args
-
-        yield resolve
 
 
 @pytest.mark.parametrize("line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache"])

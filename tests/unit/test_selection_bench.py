@@ -86,7 +86,7 @@ def test_early_layers_vote_in_the_last_part_of_them(model, reading, example):
     prompt = Prompt(ids=as_ids(example.ids), keep_ratio=0.2, rule=rule)
     begin, end = prompt.counted
     votes = reference.draft_votes(
-        *(model, example.ids), lookahead=1, window=48, pool_kernel=31, ignore_first=begin, ignore_last=150 - end, among={1}
+        *(model, example.ids), lookahead=1, window=48, pool_kernel=31, ignore_first=begin, ignore_last=150 - end, first=2
     )
     torch.testing.assert_close(cast(reading.seen, prompt, last_part(range(2), 2)).votes, votes["window"], rtol=1e-3, atol=1e-6)
 

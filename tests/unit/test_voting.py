@@ -118,8 +118,20 @@ def test_nothing_to_vote_on():
     ],
 )
 def test_heads_that_a_model_cannot_let_vote(heads, said):
-    layers = {number: SimpleNamespace(tp_q_head_num=4, sliding_window_size=window) for number, window in enumerate((63, None))}
-    model = object.__new__(PrivateModel)
-    model._capture, model._lookahead, model._part, model.context_len = SimpleNamespace(layers=layers), 8, 1, 1000
-    why = model.cannot_vote(heads, ranks=2)
+    why = _model([63, None]).cannot_vote(heads, ranks=2)
     assert why is None if said is None else said in why
+
+
+def test_heads_may_be_in_layers_that_would_not_vote_without_them():
+    """Whatever the last prompt's rule was: the first one's is the server's, which may know no heads."""
+    model = _model([None] * 8, part=4)
+    assert list(model.voting_layers(500)) == [6, 7]
+    assert model.cannot_vote(((0, 1),), ranks=2) is None
+
+
+def _model(windows, part=1):
+    """One whose layers, of 4 heads on each rank, have these windows; without heads one of `part` layers votes."""
+    layers = {number: SimpleNamespace(tp_q_head_num=4, sliding_window_size=window) for number, window in enumerate(windows)}
+    model = object.__new__(PrivateModel)
+    model._capture, model._lookahead, model._part, model.context_len = SimpleNamespace(layers=layers), 8, part, 1000
+    return model
