@@ -37,8 +37,8 @@ def model_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("families")
 
     @functools.cache
-    def build(name: str, seed: int = 7) -> Path:
-        return families.save(name, folder / f"{name}-{seed}", seed)
+    def build(name: str, seed: int = 7, layers: int | None = None) -> Path:
+        return families.save(name, folder / f"{name}-{seed}-{layers or ''}", seed, layers)
 
     return build
 

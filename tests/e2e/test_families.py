@@ -24,10 +24,25 @@ REPRESENTATIVE = [
 ]
 NO_BUFFER = "--mamba-radix-cache-strategy no_buffer --disable-overlap-schedule"
 FIRST = "first_layers"  # in place of a draft: the target's own first layers read
+DEEPER = {"qwen3_moe": 9, "qwen3_5": 8, "qwen3_next": 8, "gpt_oss": 6}  # layers of targets whose first layers read
+# so many read; see `reference.draft_votes` for those that vote
+FIRST_LAYERS = {
+    "qwen3_moe": (3, 8),  # of eight two vote
+    "qwen3_5": (4, 5),  # the fourth alone sees the prompt; after it comes a linear one
+    "qwen3_next": (5,),
+    "gpt_oss": (2, 3),  # the third is windowed and votes on short prompts only
+    "mellum": (3,),
+    "gemma3": (3,),
+    "gemma4": (3,),
+    "mimo_v2_flash": (3,),
+    "nemotron_h": (3,),
+    "falcon_h1": (3,),
+    "granite_hybrid": (3,),
+    "kimi_linear": (3,),
+    "deepseek_v3": (2,),
+}
 OTHERS = [
-    # the last of so many is the only one that votes
-    *((target, FIRST, "--spec-prefill-layers 3") for target in ("qwen3_moe", "mellum", "gemma4", "nemotron_h", "kimi_linear")),
-    *((target, FIRST, "--spec-prefill-layers 2") for target in ("gpt_oss", "deepseek_v3")),
+    *((target, FIRST, f"--spec-prefill-layers {count}") for target, counts in FIRST_LAYERS.items() for count in counts),
     ("qwen3_moe", "glm4_moe", ""),
     ("glm4_moe", "qwen3_moe", ""),
     ("minimax_m2", "qwen3_moe", ""),
@@ -68,7 +83,8 @@ RETRACTIONS = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
 def matrix(request, model_of, hugging_face, tmp_path_factory):
     target, draft, flags = request.param
     if draft == FIRST:
-        yield from _first_layers(target, int(flags.split()[1]), model_of(target), hugging_face, tmp_path_factory)
+        folder = model_of(target, layers=DEEPER.get(target))
+        yield from _first_layers(target, int(flags.split()[1]), folder, hugging_face, tmp_path_factory)
         return
     folders = model_of(target), model_of(draft, seed=8)
     options = [*sparse_options(folders[1], keep_last=0), *SMALL, *FAMILIES[target].options, *flags.split()]

@@ -31,12 +31,14 @@ _COMMON = {
 }
 
 
-def save(name: str, folder: Path, seed: int = 7) -> Path:
-    """Write a family's model with its tokenizer; returns its directory."""
+def save(name: str, folder: Path, seed: int = 7, layers: int | None = None) -> Path:
+    """Write a family's model with its tokenizer, of so many layers instead of its own; returns its directory."""
     import transformers
 
     family = FAMILIES[name]
     settings = _merged({"text_config": _COMMON} if "text_config" in family.settings else _COMMON, family.settings)
+    if layers is not None:
+        settings["num_hidden_layers"] = layers
     config = getattr(transformers, family.config_class)(**settings)
     torch.manual_seed(seed)
     model = getattr(transformers, family.model_class)(config).float()
