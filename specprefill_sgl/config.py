@@ -13,7 +13,10 @@ from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Pr
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 
-_LOWEST = {"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0}
+_LOWEST = {
+    **{"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0},
+    **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1},
+}
 
 
 class ConfigError(ValueError):
@@ -48,6 +51,12 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Files of calibrated heads, from `python -m specprefill_sgl calibrate`; on the command line separated by commas.
     calibrated : dict of str to tuple of (layer, head)
         What these list, by the method whose model they fit; read at start.
+    revive_every : int
+        Output tokens after which dropped tokens that the answer so far asks for return; 0: none return.
+    revive_chunks : int
+        At most so many chunks at a time.
+    revive_max : int
+        At most so many times a request.
     keep_first : int
         Tokens at the start whose chunks are always kept.
     keep_last : int or None
@@ -79,6 +88,9 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     budget_unit: Literal["chunks", "tokens"] | None = None
     ignore_first: int | None = None
     ignore_tail: bool | None = None
+    revive_every: int = 0
+    revive_chunks: int = 8
+    revive_max: int = 8
     keep_first: int = 0
     keep_last: int | None = None
     protect_roles: tuple[str, ...] = ()

@@ -33,7 +33,11 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     state = PromptState(options, len(req.origin_input_ids), rule, keep, method, reading)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
-    outcome = stage.without_reading(_prompt(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
+    outcome = (
+        stage.without_reading(prompt_of(req, req.origin_input_ids, stage))
+        if reason is None
+        else Outcome(positions=None, reason=reason)
+    )
     if outcome is not None and not (outcome.is_whole(len(req.origin_input_ids)) and backlog.may_fall(options, stage.config)):
         decide(scheduler, req, outcome)
 
@@ -44,10 +48,11 @@ def outcome_of(req: Any) -> Outcome | None:
     return None if state is None else state.outcome
 
 
-def _prompt(req: Any, stage: Stage) -> Prompt:
+def prompt_of(req: Any, ids: array, stage: Stage) -> Prompt:
+    """A request's prompt, of these ids: those of the request are coded once it is sparse."""
     state, config = state_of(req), stage.config
     assert state is not None
-    options, rule, ids, keep_ratio = state.options, state.rule, req.origin_input_ids, state.keep.ratio
+    options, rule, keep_ratio = state.options, state.rule, state.keep.ratio
     tail = max(
         affordable_tail(len(ids), wanted, part=part, chunk_size=rule.chunk_size, keep_ratio=keep_ratio, unit=rule.budget_unit)
         for wanted, part in ((rule.keep_last, TAIL_PART), (stage.window, WINDOW_PART))
@@ -78,7 +83,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     state = state_of(req)
     assert state is not None
     state.keep = backlog.keep(state.options, stage.config, waiting)
-    prompt = _prompt(req, stage)
+    prompt = prompt_of(req, req.origin_input_ids, stage)
     cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     if cached >= end - stage.after_snapshot:
@@ -114,11 +119,11 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     if not state.is_sparse:
         if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:
             # the cache does not tell where the answer ends
-            open_turns(scheduler).append((req, stage.remember_whole(_prompt(req, stage))))
+            open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, req.origin_input_ids, stage))))
         return
     assert outcome.positions is not None
     stage = _stage(scheduler)
-    open_turns(scheduler).append((req, stage.remember(_prompt(req, stage), outcome)))
+    open_turns(scheduler).append((req, stage.remember(prompt_of(req, req.origin_input_ids, stage), outcome)))
     coded = skipcode.encode(req.origin_input_ids, outcome.positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)

@@ -7,6 +7,7 @@ from typing import Any
 from specprefill_sgl.hooks.answers import close_turns
 from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
 from specprefill_sgl.hooks.internal_state import metrics_of
+from specprefill_sgl.hooks.revival import revive
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.models.sizes import MAX_PROMPTS
@@ -33,8 +34,9 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
             see(scheduler, req, stage)
+    back = revive(scheduler, stage, running_batch)
     _draft(scheduler, stage, running_batch)
-    with _hidden(scheduler, _held(scheduler, stage)):
+    with _hidden(scheduler, [*_held(scheduler, stage), *back]):  # else the token in flight would be appended (`hooks.revival`)
         return original(scheduler, prefill_delayer_single_pass, running_batch)
 
 

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         return importlib.import_module(self.module)
 
 
-_OF_MODELS = ("heads", "draft_max_tokens")
+_OF_MODELS = ("heads", "draft_max_tokens", "revive_every", "revive_chunks", "revive_max")
 METHODS: dict[str, Entry] = {
     "draft": Entry(
         "specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", "draft_tokenizer", *_OF_MODELS)

@@ -54,7 +54,8 @@ class PromptGroup:
     ):
         self._runner, self._capture, self._tree = runner, capture, tree
         self._rule, self._chunk_tokens = prompts[0].rule, chunk_tokens
-        self._last = max(1, min(self._rule.window, chunk_tokens))  # tokens at the end that are read in one forward
+        window = max(prompt.window for prompt in prompts)
+        self._last = max(1, min(window, chunk_tokens))  # tokens at the end that are read in one forward
         self._reqs = [_PromptReq(index, prompt, read=self._last) for index, prompt in enumerate(prompts)]
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
@@ -103,17 +104,17 @@ class PromptGroup:
 
     def _drafted(self, req: "_PromptReq", row: int, fed: list[list[int]]) -> Recording:
         n_tokens, window = len(req.origin_input_ids), self._windows[req.rid]
-        n_window = min(self._last, n_tokens) if self._rule.window else 0
+        n_window = min(self._last, n_tokens, req.window)
         n_ahead = self._votes[row] if self._rule.lookahead_votes else 0
         queries = {
-            layer: torch.cat([rows[:n_window], *(step[layer][row : row + 1] for step in self._steps[:n_ahead])])
+            layer: torch.cat([rows[len(rows) - n_window :], *(step[layer][row : row + 1] for step in self._steps[:n_ahead])])
             for layer, rows in window.items()
         }
         table = self._runner.req_to_token_pool.req_to_token[req.kv.req_pool_idx]
         positions = [*range(n_tokens - n_window, n_tokens), *range(n_tokens - 1, n_tokens - 1 + n_ahead)]
         ahead = [req.origin_input_ids[-1], *(step[row] for step in fed)]
         tokens = [*req.origin_input_ids[n_tokens - n_window :], *ahead[:n_ahead]]
-        return Recording(queries, table[:n_tokens].long(), n_window, tokens, positions)
+        return Recording(queries, table[: req.prompt_tokens].long(), n_window, tokens, positions)
 
     @own_settings()
     def release(self) -> None:
@@ -213,12 +214,13 @@ class _PromptReq(Req):
         super().__init__(
             rid=str(index),
             origin_input_text="",
-            origin_input_ids=prompt.read_ids,
+            origin_input_ids=prompt.read_ids + prompt.answer,
             sampling_params=params,
             extra_key=extra_key,
             cache_salt=cache_salt,
         )
         self.logprob_start_len = -1
+        self.prompt_tokens, self.window = len(prompt.read_ids), prompt.window
         self._read = read
 
     def _compute_max_prefix_len(self, input_len: int) -> int:

@@ -97,7 +97,7 @@ class PrivateModel:
 
     def tokens_needed(self, prompt: Prompt) -> int:
         """KV slots a prompt takes while it is drafted, page rounding included."""
-        return -(-(len(prompt.read_ids) + prompt.rule.lookahead) // self.page_size) * self.page_size
+        return -(-(len(prompt.read_ids) + len(prompt.answer) + prompt.rule.lookahead) // self.page_size) * self.page_size
 
     def begin(self, prompts: Sequence[Prompt]) -> PromptGroup:
         """Start on prompts of one rule that fit the pool together; only one group at a time."""

@@ -22,6 +22,7 @@ class Metrics:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.tokens: Counter[str] = Counter()
         self.draft_tokens: Counter[str] = Counter()
+        self.revivals: Counter[str] = Counter()
         self._prometheus = None if labels is None else _Prometheus(labels)
 
     def decided(self, outcome: Outcome, prompt_tokens: int, method: str) -> None:
@@ -44,6 +45,13 @@ class Metrics:
             stages += [("tokenize", one.tokenize_ms) for one in outcomes if one.tokenize_ms]
             self._prometheus.drafted(stages, method, cached)
 
+    def reconsidered(self, outcome: str, tokens: int = 0) -> None:
+        """One answer asked what it lacks: `revived` so many tokens, `nothing`, or `refused` for want of room."""
+        self.revivals[outcome] += 1
+        self.tokens["revived"] += tokens
+        if self._prometheus is not None:
+            self._prometheus.reconsidered(outcome, tokens)
+
     def pool(self, used: int) -> None:
         """Slots of the draft's KV pool in use, cached prompts included."""
         if self._prometheus is not None:
@@ -52,7 +60,8 @@ class Metrics:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `/server_info`."""
         requests = {how if not reason else f"{how}:{reason}": count for (how, reason), count in sorted(self.requests.items())}
-        return {"requests": requests, "prompt_tokens": dict(self.tokens), "draft_tokens": dict(self.draft_tokens)}
+        tokens = {"prompt_tokens": dict(self.tokens), "draft_tokens": dict(self.draft_tokens)}
+        return {"requests": requests, **tokens, "revivals": dict(self.revivals)}
 
 
 class _Prometheus:
@@ -73,6 +82,9 @@ class _Prometheus:
         self._draft_cached = PrometheusCounter(
             prefix + "draft_cached_tokens_total", "Prompt tokens found in the draft's prefix cache.", names
         ).labels(**labels)
+        self._revivals = PrometheusCounter(
+            prefix + "revivals_total", "Answers asked what they lack, by what became of it.", [*names, "outcome"]
+        )
         self._keep_ratio = Histogram(
             prefix + "keep_ratio", "Fraction of a sparse prompt that was kept.", names, buckets=_RATIOS
         ).labels(**labels)
@@ -92,6 +104,10 @@ class _Prometheus:
             self._tokens.labels(**self._labels, disposition=disposition).inc(count)
         if how == "sparse":
             self._keep_ratio.observe(keep_ratio)
+
+    def reconsidered(self, outcome: str, tokens: int) -> None:
+        self._revivals.labels(**self._labels, outcome=outcome).inc()
+        self._tokens.labels(**self._labels, disposition="revived").inc(tokens)
 
     def drafted(self, stages: list[tuple[str, float]], method: str, cached: int) -> None:
         self._draft_cached.inc(cached)

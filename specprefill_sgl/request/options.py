@@ -31,6 +31,9 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[tuple[str, Any], ...] = ()
     min_tokens: int | None = None
     keep_last: int | None = None
+    revive_every: int | None = None
+    revive_chunks: int | None = None
+    revive_max: int | None = None
     protect: tuple[tuple[int, int], ...] = ()
     return_positions: bool = False
     return_scores: bool = False
@@ -193,6 +196,7 @@ _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     **{f"{PREFIX}_{name}": (name, _of_rule(name)) for name in CHANGEABLE if name != "lookahead"},
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
     "spec_prefill_keep_last": ("keep_last", _tokens),
+    **{f"{PREFIX}_{name}": (name, _tokens) for name in ("revive_every", "revive_chunks", "revive_max")},
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
     "spec_prefill_return_scores": ("return_scores", _bool),

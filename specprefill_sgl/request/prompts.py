@@ -43,6 +43,10 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         Whether the outcome is to hold the votes.
     reading : Reading or None
         What a reader with a tokenizer of its own reads; None: the ids themselves.
+    answer : array('q') [output_tokens]
+        What was answered so far, to bring back dropped tokens that it asks for: then its last `fresh` tokens vote, on the
+        prompt, and at most `most_revived` chunks are added to what is `kept`.
+    fresh, most_revived : int
     """
 
     ids: array
@@ -58,11 +62,19 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     return_votes: bool = False
     reading: Reading | None = None
+    answer: array = msgspec.field(default_factory=lambda: array("q"))
+    fresh: int = 0
+    most_revived: int = 0
 
     @property
     def read_ids(self) -> array:
-        """What the reader reads."""
+        """What the reader reads of the prompt, and is voted on."""
         return self.ids if self.reading is None else self.reading.ids
+
+    @property
+    def window(self) -> int:
+        """Last tokens that vote."""
+        return self.fresh if self.answer else self.rule.window
 
     @property
     def settings(self) -> tuple:

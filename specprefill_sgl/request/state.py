@@ -1,8 +1,9 @@
 """What Speculative Prefill knows of one request: kept on SGLang's `Req`, read by the position, id and reply hooks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from specprefill_sgl.request.backlog import Keep
@@ -38,6 +39,12 @@ class PromptState:
         Original position minus KV index of each kept token; None when the prompt is whole (dense, or everything kept).
     delta : int
         The same for every later token: tokens dropped.
+    reconsidered : int
+        Output tokens when the answer was last asked what it lacks.
+    pause : int
+        Output tokens until it is asked again; 0: as many as at first.
+    revived : list of (int, int)
+        Output tokens when something returned, and how many tokens that was.
     """
 
     options: RequestOptions
@@ -49,13 +56,32 @@ class PromptState:
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0
+    reconsidered: int = 0
+    pause: int = 0
+    revived: list[tuple[int, int]] = field(default_factory=list)
 
     def decide(self, outcome: Outcome) -> None:
         """Record the outcome."""
         self.outcome = outcome
         if outcome.positions is not None and len(outcome.positions) < self.prompt_tokens:
-            self.offsets = offsets_of(outcome.positions)
-            self.delta = self.prompt_tokens - len(outcome.positions)
+            self._prefill(outcome.positions)
+
+    def revive(self, positions: np.ndarray, said: int) -> None:
+        """Other positions, after so many output tokens: what was kept, and what returned."""
+        self.revived.append((said, len(positions) - len(self.kept)))
+        assert self.outcome is not None
+        self.outcome = msgspec.structs.replace(self.outcome, positions=positions)
+        self._prefill(positions)
+
+    def _prefill(self, positions: np.ndarray) -> None:
+        self.offsets, self.delta = offsets_of(positions), self.prompt_tokens - len(positions)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Kept positions of a decided request that is not dense."""
+        assert self.outcome is not None
+        assert self.outcome.positions is not None
+        return self.outcome.positions
 
     @property
     def is_sparse(self) -> bool:

@@ -11,6 +11,8 @@ from specprefill_sgl.selection.choose import best_after, choose
 from specprefill_sgl.selection.chunks import Cut, leading_run
 from specprefill_sgl.selection.importance import chunk_means, chunk_scores
 
+_STANDS_OUT = 3.0  # times the mean score: lesser chunks answered hardly any prompt of the pair
+
 
 class Selected(NamedTuple):
     """What was selected of one prompt.
@@ -43,7 +45,7 @@ def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
         [free_chunks(one, prompt.keep_ratio, prompt.rule.budget_unit) for prompt, one in zip(prompts, cuts, strict=True)],
     )
     return [
-        Selected(_positions(prompt, cut, *one), one.scores, _votes(prompt, cast))
+        Selected((revived if prompt.answer else _positions)(prompt, cut, *one), one.scores, _votes(prompt, cast))
         for prompt, cut, cast, one in zip(prompts, cuts, casts, best, strict=True)
     ]
 
@@ -57,6 +59,20 @@ def _positions(prompt: Prompt, cut: Cut, chunks: np.ndarray, scores: np.ndarray)
         after = np.union1d(np.arange(free), cut.positions(after))
         positions = after if prompt.kept is None else np.union1d(positions, after)
     return positions if prompt.kept is None else np.concatenate([prompt.kept, np.setdiff1d(positions, prompt.kept)])
+
+
+def revived(prompt: Prompt, cut: Cut, chunks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """What is kept, with what the answer asks for and does not have: the best of the chunks that it would choose.
+
+    A chunk must stand out, since each one costs a prefill. The prompt's last token stays the last: it is the beginning of the
+    answer, and so coded prefixes still tell all positions (`request.skipcode`).
+    """
+    assert prompt.kept is not None
+    wanted = chunks[scores[chunks] >= _STANDS_OUT * scores.mean()]
+    wanted = wanted[np.argsort(-scores[wanted], kind="stable")]
+    lacking = [chunk for chunk in wanted if not np.isin(cut.positions(np.array([chunk])), prompt.kept).all()]
+    new = cut.positions(np.sort(np.array(lacking[: prompt.most_revived], dtype=np.int64)))
+    return np.concatenate([prompt.kept[:-1], np.setdiff1d(new, prompt.kept), prompt.kept[-1:]])
 
 
 def _votes(prompt: Prompt, cast: Cast) -> Votes | None:

@@ -146,6 +146,7 @@ class Stage:
             self._timers["draft"].keep_up()
             if self._pass is None:
                 self._pass = self._method.begin(self._prompts)
+                self._leave_out_what_is_evicted()
             with self._timers["lookahead" if self._pass.has_read else "draft"].span():
                 done = self._pass.step()
             if done:
@@ -157,6 +158,28 @@ class Stage:
         if self._ranks.any_error(error) is not None:
             return self._failed()
         return None if casts is None else self._finished(casts)
+
+    def reconsider(self, prompts: Sequence[Prompt]) -> list[np.ndarray | None]:
+        """What running requests should have kept, by their answers so far: their kept positions with what is revived, or None.
+
+        Of prompts of one method and rule that fit together (`group_size`); at once, since each is a forward of a few tokens.
+        """
+        self.begin(prompts)
+        while (outcomes := self.advance()) is None:
+            pass
+        found = [outcome.positions for outcome in outcomes]
+        return [
+            positions if positions is not None and len(positions) > (0 if prompt.kept is None else len(prompt.kept)) else None
+            for prompt, positions in zip(prompts, found, strict=True)
+        ]
+
+    def _leave_out_what_is_evicted(self) -> None:
+        """A prompt whose keys the reader has lost is not read again for a few tokens that may return."""
+        assert self._prompts is not None
+        assert self._pass is not None
+        for index, (prompt, cached) in enumerate(zip(self._prompts, self._pass.cached, strict=True)):
+            if prompt.answer and len(prompt.read_ids) + len(prompt.answer) - cached > self._method.chunk_tokens:
+                self._pass.cancel(index)
 
     def drop(self) -> None:
         """Give up the group in progress; what it has read stays cached."""

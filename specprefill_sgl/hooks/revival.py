@@ -1,0 +1,137 @@
+"""Dropped tokens return while the answer is written: it is read by the method, and what it asks for is prefilled after all.
+
+A request whose prompt changes goes through SGLang's own retraction: its slots are released, it waits in front of the queue, and
+is prefilled again. The radix cache has what it kept, so that only what returned, the prompt's last token and the answer so far
+are computed.
+
+One iteration lies between the two. Under the overlap schedule a decode of the old prompt is in flight when a request is
+retracted; SGLang drops its token only while the request is marked as retracted, which its re-admission ends. So a request is
+hidden from the admission of the same iteration; the token is sampled again, after what returned.
+"""
+
+from array import array
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from specprefill_sgl.hooks.answers import open_turns
+from specprefill_sgl.hooks.decisions import prompt_of
+from specprefill_sgl.hooks.internal_state import metrics_of
+from specprefill_sgl.hooks.streams import forward_stream
+from specprefill_sgl.request import skipcode
+from specprefill_sgl.request.options import given
+from specprefill_sgl.request.prompts import Prompt
+from specprefill_sgl.request.state import PromptState, sparse_state_of
+from specprefill_sgl.request.turns import Turn
+from specprefill_sgl.selection.rule import MAX_WINDOW
+from specprefill_sgl.stage.stage import Stage
+
+_SETTINGS = ("revived",)  # of remembered turns: the same prompt again is selected from as it was at first
+
+
+def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
+    """Ask the answers that are due what they lack; the requests that were retracted for it, which wait in the queue.
+
+    One group of prompts at a time: while another is drafted, answers wait.
+    """
+    if stage.is_drafting:
+        return []
+    turns = {id(req): turn for req, turn in open_turns(scheduler)}
+    due = [req for req in running_batch.reqs if id(req) in turns and _is_due(req, stage)]
+    if not due:
+        return []
+    prompts = [_continued(req, turns[id(req)], stage) for req in due]
+    size = stage.group_size(prompts)
+    with forward_stream(scheduler):
+        found = stage.reconsider(prompts[:size])
+    back = []
+    for req, positions in zip(due, found, strict=False):
+        state, metrics = _state(req), metrics_of(scheduler)
+        _wait(state, stage, len(req.output_ids), found=positions is not None)
+        if positions is None:
+            metrics.reconsidered("nothing")
+        elif not _has_room(scheduler, req, len(positions) - len(state.kept)):
+            metrics.reconsidered("refused")
+        else:
+            metrics.reconsidered("revived", len(positions) - len(state.kept))
+            _retract(scheduler, running_batch, req)
+            _replace(scheduler, stage, req, turns[id(req)], positions)
+            back.append(req)
+    return back
+
+
+def _setting(state: PromptState, stage: Stage, name: str) -> int:
+    return given(getattr(state.options, name), getattr(stage.config, name))
+
+
+def _state(req: Any) -> PromptState:
+    state = sparse_state_of(req)
+    assert state is not None
+    return state
+
+
+def _is_due(req: Any, stage: Stage) -> bool:
+    """Whether the answer is long enough since it was last asked, and will go on."""
+    state = sparse_state_of(req)
+    if state is None or req.finished() or req.to_finish is not None:
+        return False
+    every, said = _setting(state, stage, "revive_every"), len(req.output_ids)
+    if not every or len(state.revived) >= _setting(state, stage, "revive_max"):
+        return False
+    goes_on = req.sampling_params.max_new_tokens - said > 2  # one may be in flight
+    return goes_on and said - state.reconsidered >= (state.pause or every)
+
+
+def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
+    """The prompt with its answer so far; of that vote the tokens that were not asked before."""
+    state, said = _state(req), array("q", req.output_ids)
+    prompt = prompt_of(req, turn.ids, stage)
+    return msgspec.structs.replace(
+        prompt,
+        rule=msgspec.structs.replace(prompt.rule, lookahead=1, window=1, window_votes="pooled"),
+        kept=state.kept,
+        answer=said,
+        fresh=min(len(said) - state.reconsidered, MAX_WINDOW),
+        most_revived=_setting(state, stage, "revive_chunks"),
+    )
+
+
+def _wait(state: PromptState, stage: Stage, said: int, *, found: bool) -> None:
+    """Longer and longer while nothing is lacking."""
+    every = _setting(state, stage, "revive_every")
+    state.reconsidered, state.pause = said, every if found else 2 * (state.pause or every)
+
+
+def _has_room(scheduler: Any, req: Any, revived: int) -> bool:
+    """Whether the request comes back at once: pool and queue have room for it, and its grammar is ready."""
+    limit = scheduler.max_queued_requests
+    if limit is not None and len(scheduler.waiting_queue) + 1 > limit:
+        return False
+    rest = min(req.sampling_params.max_new_tokens - len(req.output_ids), 4096)
+    free = scheduler.token_to_kv_pool_allocator.available_size() + scheduler.tree_cache.evictable_size()
+    return free >= revived + rest + scheduler.page_size
+
+
+def _retract(scheduler: Any, running_batch: Any, req: Any) -> None:
+    """As SGLang does when its pool is full, to the front of the queue."""
+    index = next(at for at, one in enumerate(running_batch.reqs) if one is req)
+    running_batch.release_req(index, 0)
+    running_batch.filter_batch(keep_indices=[at for at in range(len(running_batch.reqs)) if at != index])
+    running_batch.batch_is_full = False
+    scheduler._add_request_to_queue(req, is_retracted=True)
+    queue = scheduler.waiting_queue
+    queue.insert(0, queue.pop())
+
+
+def _replace(scheduler: Any, stage: Stage, req: Any, turn: Turn, positions: np.ndarray) -> None:
+    """Other coded ids, and another turn for what may continue this one."""
+    state = _state(req)
+    state.revive(positions, len(req.output_ids))
+    req.origin_input_ids = skipcode.encode(turn.ids, positions)
+    req.full_untruncated_fill_ids = array("q")
+    if req.logprob_start_len >= 0:
+        req.logprob_start_len = len(req.origin_input_ids)
+    revived = Turn(ids=turn.ids, positions=positions, settings=_SETTINGS, namespace=turn.namespace)
+    turns = open_turns(scheduler)
+    turns[:] = [(one, stage.turns.add(revived) if one is req else own) for one, own in turns]
