@@ -65,6 +65,10 @@ def _setting(state: PromptState, stage: Stage, name: str) -> int:
     return given(getattr(state.options, name), getattr(stage.config, name))
 
 
+def _asked(state: PromptState) -> int:
+    return state.asked[-1] if state.asked else 0
+
+
 def _state(req: Any) -> PromptState:
     state = sparse_state_of(req)
     assert state is not None
@@ -74,13 +78,13 @@ def _state(req: Any) -> PromptState:
 def _is_due(req: Any, stage: Stage) -> bool:
     """Whether the answer is long enough since it was last asked, and will go on."""
     state = sparse_state_of(req)
-    if state is None or req.finished() or req.to_finish is not None:
+    if state is None or state.reading is not None or req.finished() or req.to_finish is not None:
         return False
     every, said = _setting(state, stage, "revive_every"), len(req.output_ids)
     if not every or len(state.revived) >= _setting(state, stage, "revive_max"):
         return False
     goes_on = req.sampling_params.max_new_tokens - said > 2  # one may be in flight
-    return goes_on and said - state.reconsidered >= (state.pause or every)
+    return goes_on and said - _asked(state) >= (state.pause or every)
 
 
 def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
@@ -92,7 +96,7 @@ def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
         rule=msgspec.structs.replace(prompt.rule, lookahead=1, window=1, window_votes="pooled"),
         kept=state.kept,
         answer=said,
-        fresh=min(len(said) - state.reconsidered, MAX_WINDOW),
+        fresh=min(len(said) - _asked(state), MAX_WINDOW),
         most_revived=_setting(state, stage, "revive_chunks"),
     )
 
@@ -100,7 +104,8 @@ def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
 def _wait(state: PromptState, stage: Stage, said: int, *, found: bool) -> None:
     """Longer and longer while nothing is lacking."""
     every = _setting(state, stage, "revive_every")
-    state.reconsidered, state.pause = said, every if found else 2 * (state.pause or every)
+    state.asked.append(said)
+    state.pause = every if found else 2 * (state.pause or every)
 
 
 def _has_room(scheduler: Any, req: Any, revived: int) -> bool:

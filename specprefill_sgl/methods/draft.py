@@ -3,7 +3,7 @@
 from typing import Any
 
 from specprefill_sgl import compat
-from specprefill_sgl.config import SpecPrefillConfig, flag
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods import vocabulary
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.methods.own_tokens import OwnTokens
@@ -23,6 +23,10 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
     draft = compat.draft_model_config(config, server_args, target=target)
     compat.check_draft(draft)
     vocabulary.check_vocabulary(config, server_args, target, draft)
+    if config.revive_every and config.draft_tokenizer == "own":
+        raise ConfigError(
+            f"{flag('revive_every')} cannot be combined with {flag('draft_tokenizer')} own: answers are in the target's tokens."
+        )
 
 
 def token_reader(config: SpecPrefillConfig, server_args: Any, tokenizer: Any) -> OwnTokens | None:

@@ -33,6 +33,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "draft_tokens": outcome.draft_tokens,
         "draft_cached_tokens": outcome.draft_cached_tokens,
         "revived_tokens": sum(tokens for _, tokens in state.revived),
+        "asked_after": state.asked,
         "revived_after": [said for said, _ in state.revived],
         "tokenize_ms": round(outcome.tokenize_ms, 3),
         "draft_ms": round(outcome.draft_ms, 3),

@@ -39,8 +39,8 @@ class PromptState:
         Original position minus KV index of each kept token; None when the prompt is whole (dense, or everything kept).
     delta : int
         The same for every later token: tokens dropped.
-    reconsidered : int
-        Output tokens when the answer was last asked what it lacks.
+    asked : list of int
+        Output tokens when the answer was asked what it lacks.
     pause : int
         Output tokens until it is asked again; 0: as many as at first.
     revived : list of (int, int)
@@ -56,7 +56,7 @@ class PromptState:
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0
-    reconsidered: int = 0
+    asked: list[int] = field(default_factory=list)
     pause: int = 0
     revived: list[tuple[int, int]] = field(default_factory=list)
 

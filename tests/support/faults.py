@@ -50,6 +50,15 @@ def register():
         result = votes(self)
         return [one._replace(votes=one.votes * float("nan")) for one in result] if on("nan") else result
 
+    from specprefill_sgl.hooks import scheduler
+
+    revive = scheduler.revive
+
+    def at_once(*arguments):
+        back = revive(*arguments)
+        return [] if on("revive_at_once") else back
+
+    scheduler.revive = at_once
     PromptGroup._look_ahead, ModelPass.votes = failing_look_ahead, failing_votes
 """
 

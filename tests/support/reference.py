@@ -172,3 +172,37 @@ def greedy(model, ids, positions, n_prompt, max_new_tokens):
         if step + 1 < max_new_tokens:
             logits, cache = _forward(model, tokens[-1:], [n_prompt + step], cache)
     return tokens, logprobs
+
+
+@torch.no_grad()
+def answer_votes(model, ids, said, fresh, *, pool_kernel, ignore_first=0, ignore_last=0, heads=None):
+    """Pooled attention on the prompt of each of an answer's last `fresh` tokens, [fresh, N] (README, Tokens that return, 1)."""
+    global _record
+    n, total = len(ids), len(ids) + len(said)
+    _record = [{}]
+    try:
+        _forward(model, [*ids, *said], range(total), None)
+        (seen,) = _record
+    finally:
+        _record = None
+    how = {"pool_kernel": pool_kernel, "ignore_first": ignore_first, "ignore_last": ignore_last, "heads": heads}
+    rows = [_query_votes(seen, seen, -1 - back, n, n, **how) for back in reversed(range(fresh))]
+    return torch.stack(rows)
+
+
+def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens):
+    """Greedy tokens where after so many of them other positions are prefilled, and the answer so far after them.
+
+    `prefills` are (output tokens, positions), the first after none.
+    """
+    tokens, changes = [], dict(prefills)
+    while len(tokens) < max_new_tokens:
+        said = len(tokens)
+        if said in changes:
+            kept = changes[said]
+            positions = [*kept, *range(n_prompt, n_prompt + said)]
+            logits, cache = _forward(model, [*(ids[p] for p in kept), *tokens], positions, None)
+        else:
+            logits, cache = _forward(model, tokens[-1:], [n_prompt + said - 1], cache)
+        tokens.append(int(logits.argmax()))
+    return tokens

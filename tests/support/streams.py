@@ -30,6 +30,8 @@ class Stream(threading.Thread):
     rid : str
     times : list of float
         When each chunk came.
+    said : list of list of int
+        The answer as each chunk had it.
     last : dict or None
         The last chunk, the whole reply if it was not aborted.
     """
@@ -37,6 +39,7 @@ class Stream(threading.Thread):
     def __init__(self, server: Server, ids: list[int], custom: dict, tokens: int):
         super().__init__()
         self.times: list[float] = []
+        self.said: list[list[int]] = []
         self.last: dict | None = None
         self.rid = uuid.uuid4().hex
         self._url = server.url + "/generate"
@@ -49,6 +52,7 @@ class Stream(threading.Thread):
                 if line.startswith(b"data: {"):
                     self.times.append(time.monotonic())
                     self.last = json.loads(line[6:])
+                    self.said.append(self.last["output_ids"])
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
