@@ -46,6 +46,11 @@ def _matrix(rows: list[dict], results: Path) -> dict[str, str]:
     }
 
 
+def _readers(rows: list[dict], results: Path) -> dict[str, str]:
+    beside = read(results / "matrix.jsonl") if (results / "matrix.jsonl").exists() else []
+    return {"readers": report.readers_table(rows, beside)}
+
+
 def _dense_2048(rows: list[dict], _results: Path) -> dict[str, str]:
     return {"dense at 2048": report.dense_table(rows, [2048])}
 
@@ -75,6 +80,7 @@ def _conversation(rows: list[dict], _results: Path) -> dict[str, str]:
 
 _TABLES = {
     "matrix": _matrix,
+    "readers": _readers,
     "dense_2048": _dense_2048,
     "depth": _depth,
     "ablation": _ablation,

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from benchmarks.quality import ask, tasks
-from benchmarks.quality.matrix import METHODS, SPECPREFILL
+from benchmarks.quality.matrix import BEST, METHODS, SPECPREFILL
 
 HOLDS = 0.95  # of dense accuracy
 
@@ -72,6 +72,26 @@ def summary(rows: list[dict]) -> str:
                 shown.append((f"**{mean(found):.0%}**" if held else f"{mean(found):.0%}") if found else "")
             lines.append(f"| {task} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def readers_table(rows: list[dict], beside: list[dict]) -> str:
+    """Other readers than the pair's draft, with dense, paper's rule and best beside them, on the prompts that all were asked."""
+    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    every = [*rows, *(row for row in beside if row["method"] in (ask.DENSE, SPECPREFILL, BEST))]
+    asked = [{_prompt(row) for row in rows if row["method"] == method} for method in methods]
+    shared = [row for row in every if _prompt(row) in set.intersection(*asked)]
+    columns = [(ask.DENSE, 1.0), *((name, ratio) for name in (SPECPREFILL, BEST, *methods) for ratio in (0.1, 0.2))]
+    heads = ["dense"] + [f"{name.replace('_', ' ')} {ratio:g}" for name, ratio in columns[1:]]
+    lines = ["| task | prompts | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
+    for task in tasks.TASKS:
+        cells = by_cell([row for row in shared if row["task"] == task], ("method", "keep_ratio"))
+        if found := [cells[column] for column in columns if column in cells]:
+            lines.append(f"| {task} | {len(found[0])} | " + " | ".join(f"{mean(cell):.0%}" for cell in found) + " |")
+    return "\n".join(lines)
+
+
+def _prompt(row: dict) -> tuple:
+    return row["task"], row["length"], row["number"]
 
 
 def verdicts(rows: list[dict], keep_ratios: list[float], lengths: list[int]) -> str:
