@@ -75,7 +75,7 @@ def summary(rows: list[dict]) -> str:
 
 
 def readers_table(rows: list[dict], beside: list[dict]) -> str:
-    """Other readers than the pair's draft, with dense, paper's rule and best beside them, on the prompts that all were asked."""
+    """Other readers than the pair's draft, beside dense, the paper's rule and best, on the prompts that all were asked."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     every = [*rows, *(row for row in beside if row["method"] in (ask.DENSE, SPECPREFILL, BEST))]
     asked = [{_prompt(row) for row in rows if row["method"] == method} for method in methods]
