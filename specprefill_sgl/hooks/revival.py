@@ -39,6 +39,7 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
         return []
     turns = {id(req): turn for req, turn in open_turns(scheduler)}
     due = [req for req in running_batch.reqs if id(req) in turns and _is_due(req, stage)]
+    due.sort(key=lambda req: _asked(_state(req)) - len(req.output_ids))  # whoever waits longest
     if not due:
         return []
     prompts = [_continued(req, turns[id(req)], stage) for req in due]

@@ -58,10 +58,16 @@ def pack(reading: Reading) -> bytes:
 
 
 def unpack(custom_params: Any) -> tuple[Any, Reading | None]:
-    """A request's `custom_params` without the reading, and the reading, None if there is none."""
+    """A request's `custom_params` without the reading, and the reading, None if there is none.
+
+    What is none, from a front end that does not check requests as SGLang's own does, stays among the fields and is refused there.
+    """
     if not isinstance(custom_params, dict) or not isinstance(packed := custom_params.get(KEY), bytes):
         return custom_params, None
-    parts = msgspec.msgpack.decode(packed, type=_Packed)
+    try:
+        parts = msgspec.msgpack.decode(packed, type=_Packed)
+    except msgspec.MsgspecError:
+        return custom_params, None
     ids, first, past = (np.frombuffer(part, dtype=np.int32).astype(np.int64) for part in (parts.ids, parts.first, parts.past))
     reading = Reading(
         ids=array("q", ids.tobytes()), first=first, past=past, unread=parts.unread, milliseconds=parts.milliseconds

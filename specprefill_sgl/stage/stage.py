@@ -79,7 +79,7 @@ class Stage:
         method = self.methods[prompts[0].method]
         tokens = slots = 0
         for size, prompt in enumerate(prompts[:MAX_PROMPTS]):
-            tokens += len(prompt.read_ids)
+            tokens += len(prompt.answer) or len(prompt.read_ids)  # of a prompt with an answer, the keys are there
             slots += method.tokens_needed(prompt)
             fits = tokens <= method.chunk_tokens and slots <= method.max_tokens
             alike = (prompt.method, prompt.rule) == (prompts[0].method, prompts[0].rule)

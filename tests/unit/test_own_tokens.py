@@ -120,7 +120,8 @@ def test_a_reading_survives_sglangs_channels(own):
     assert custom == {"spec_prefill_keep_ratio": 0.3}
     assert (back.ids, back.unread, back.milliseconds) == (found.ids, found.unread, found.milliseconds)
     assert (back.first.tolist(), back.past.tolist()) == (found.first.tolist(), found.past.tolist())
-    assert reading.unpack({"a": 1}) == ({"a": 1}, None)
+    for custom in ({"a": 1}, {reading.KEY: b"none"}, {reading.KEY: "text"}):
+        assert reading.unpack(custom) == (custom, None)
     assert reading.unpack(None) == (None, None)
 
 
