@@ -40,6 +40,15 @@ The first layers of the model as draft, with the whole model's lookahead, scored
 
 {shallow}
 
+## Other readers
+
+{readers_of} prompts of 1,024 tokens. *early-layers k*: the first k of the model's 30 layers, the last 48 tokens vote, with heads
+calibrated among them or in the last quarter of them. *own tokens*: the shipped pair's draft (0.9M parameters) and target (7.1M),
+of a vocabulary of 2,048, read the text in their own tokenizer; they were trained on other forms of task. *minus paper's*: the
+paper's rule with the whole model, cut to as many tokens as `best` keeps.
+
+{readers}
+
 ## How best was chosen
 
 Nats above dense and evidence kept whole, mean over tasks, the least loss first. *Tail 48 in half*: 48 tokens at the end are
@@ -65,9 +74,12 @@ Held-out prompts (112 of 1k), for all variants:
 def write(folder: Path) -> None:
     """`RESULTS.md` beside the folder of rows."""
     rows = [row for path in sorted(folder.glob("held_out*.jsonl")) for row in read(path)]
+    readers = read(folder / "readers-held_out.jsonl")
     held_out = [row for row in read(folder / "choice-held_out.jsonl") if row["length"] == 1024]
     page = _TEXT.format(
         same=SAME,
+        readers=report.readers(readers),
+        readers_of=len({(row["task"], row["number"]) for row in readers}),
         named=", ".join(sorted(tasks.NAMED)),
         chosen_by=report.losses(read(folder / "choice-calibration.jsonl")),
         variants=report.losses(held_out),

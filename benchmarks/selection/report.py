@@ -91,6 +91,20 @@ def differences(rows: Sequence[dict], pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def readers(rows: Sequence[dict]) -> str:
+    """Per reader and keep ratio: loss, its difference to the paper's rule with the whole model at as many tokens, evidence."""
+    ratios = sorted({row["keep_ratio"] for row in rows if row["method"] == BEST})
+    columns = [f"{what} at {ratio:g}" for ratio in ratios for what in ("loss", "minus paper's", "evidence")]
+    lines = ["| reader | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] not in ("dense", SAME)):
+        cells = []
+        for ratio in ratios:
+            mine = [row for row in rows if row["keep_ratio"] == ratio]
+            cells += [cell(mine, method), cell(mine, method, SAME), cell(mine, method, of="evidence")]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def losses(rows: Sequence[dict]) -> str:
     """Mean loss and evidence of every method, per length and keep ratio, the least loss first."""
     keys = sorted({(row["length"], row["keep_ratio"]) for row in rows if row["method"] != "dense"})

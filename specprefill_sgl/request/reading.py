@@ -60,7 +60,7 @@ def pack(reading: Reading) -> bytes:
 def unpack(custom_params: Any) -> tuple[Any, Reading | None]:
     """A request's `custom_params` without the reading, and the reading, None if there is none.
 
-    What is none, from a front end that does not check requests as SGLang's own does, stays among the fields and is refused there.
+    What is none, from a front end that does not check requests, stays among the fields and is refused there.
     """
     if not isinstance(custom_params, dict) or not isinstance(packed := custom_params.get(KEY), bytes):
         return custom_params, None
