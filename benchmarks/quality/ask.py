@@ -11,6 +11,7 @@ from benchmarks.quality.controls import CONTROLS
 
 IN_FLIGHT = 8
 DENSE = "dense"
+REVIVED = {f"revived_{every}": every for every in (1, 2, 4)}  # best, with tokens that return after so many
 
 
 def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_tokens: Callable[[str], int]) -> dict:
@@ -21,6 +22,8 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
     custom: dict[str, object] = {"spec_prefill": method != DENSE}
     if method != DENSE:
         custom["spec_prefill_keep_ratio"] = keep_ratio
+    if method in REVIVED:
+        custom["spec_prefill_revive_every"] = REVIVED[method]
     if method in CONTROLS:
         end = count_tokens(example.prompt)
         custom["spec_prefill_method"] = method

@@ -115,7 +115,11 @@ def register() -> None:
         return None if settings().get("turns") == "fresh" else continued(self, ids, namespace)
 
     selecting._positions, turns.Turns.continued = without_revival, only_if_sticky
-    ModelMethod.begin = lambda self, prompts: Remembered(begin, self, prompts)
+
+    def remembered(self, prompts):  # an answer is another each time
+        return begin(self, prompts) if prompts[0].answer else Remembered(begin, self, prompts)
+
+    ModelMethod.begin = remembered
     scheduler_hooks.in_context = ruled
     voting.layer_votes, voting.max_votes, voting.kernel_votes = over_heads, over_layers, voting.torch_votes
     state.PromptState.decide = decide_positions

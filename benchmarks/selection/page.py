@@ -42,10 +42,10 @@ The first layers of the model as draft, with the whole model's lookahead, scored
 
 ## Other readers
 
-{readers_of} prompts of 1,024 tokens. *early-layers k*: the first k of the model's 30 layers, the last 48 tokens vote, with heads
-calibrated among them or in the last quarter of them. *own tokens*: the shipped pair's draft (0.9M parameters) and target (7.1M),
-of a vocabulary of 2,048, read the text in their own tokenizer; they were trained on other forms of task. *minus paper's*: the
-paper's rule with the whole model, cut to as many tokens as `best` keeps.
+{readers_of} prompts of 1,024 tokens. *early-layers k*: the first k of the model's 30 layers, the last 48 tokens vote, with
+heads calibrated among them or in the last quarter of them. *own tokens*: the shipped pair's draft (0.9M parameters) and target
+(7.1M), of a vocabulary of 2,048, read the text in their own tokenizer; they were trained on other forms of task. *minus
+paper's*: the paper's rule with the whole model, cut to as many tokens as `best` keeps.
 
 {readers}
 
