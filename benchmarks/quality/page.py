@@ -46,9 +46,9 @@ def _matrix(rows: list[dict], results: Path) -> dict[str, str]:
     }
 
 
-def _readers(rows: list[dict], results: Path) -> dict[str, str]:
-    beside = read(results / "matrix.jsonl") if (results / "matrix.jsonl").exists() else []
-    return {"readers": report.readers_table(rows, beside)}
+def _beside(rows: list[dict], results: Path) -> str:
+    path = results / "matrix.jsonl"
+    return report.beside_table(rows, read(path) if path.exists() else [])
 
 
 def _dense_2048(rows: list[dict], _results: Path) -> dict[str, str]:
@@ -80,7 +80,8 @@ def _conversation(rows: list[dict], _results: Path) -> dict[str, str]:
 
 _TABLES = {
     "matrix": _matrix,
-    "readers": _readers,
+    "readers": lambda rows, results: {"readers": _beside(rows, results)},
+    "revival": lambda rows, results: {"revival": _beside(rows, results)},
     "dense_2048": _dense_2048,
     "depth": _depth,
     "ablation": _ablation,

@@ -74,10 +74,10 @@ def summary(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def readers_table(rows: list[dict], beside: list[dict]) -> str:
-    """Other readers than the pair's draft, beside dense, the paper's rule and best, on the prompts that all were asked."""
+def beside_table(rows: list[dict], others: list[dict]) -> str:
+    """Methods beside dense, the paper's rule and best, on the prompts that all were asked."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
-    every = [*rows, *(row for row in beside if row["method"] in (ask.DENSE, SPECPREFILL, BEST))]
+    every = [*rows, *(row for row in others if row["method"] in (ask.DENSE, SPECPREFILL, BEST))]
     asked = [{_prompt(row) for row in rows if row["method"] == method} for method in methods]
     shared = [row for row in every if _prompt(row) in set.intersection(*asked)]
     columns = [(ask.DENSE, 1.0), *((name, ratio) for name in (SPECPREFILL, BEST, *methods) for ratio in (0.1, 0.2))]
