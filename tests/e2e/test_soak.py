@@ -1,4 +1,4 @@
-"""Three minutes of a random mix against a pool that is always too small; half a minute each with two ranks and two replicas."""
+"""A random mix against a pool that is always too small: minutes of it, and shorter with two ranks and two replicas."""
 
 import pytest
 
@@ -9,7 +9,8 @@ from benchmarks.soak.run import run, slope
 @pytest.mark.parametrize(
     ("minutes", "in_flight", "option"),
     [
-        pytest.param(3, (8, 64), (), id="one"),
+        pytest.param(1.5, (8, 64), (), id="one"),
+        pytest.param(3, (8, 64), (), id="one, longer", marks=pytest.mark.slow),
         pytest.param(0.5, (8, 24), ("--tp", "2"), id="tensor parallel", marks=pytest.mark.slow),
         pytest.param(0.5, (8, 24), ("--dp-size", "2"), id="data parallel", marks=pytest.mark.slow),
     ],
