@@ -21,7 +21,8 @@ SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the 
 EARLY_LAYERS = {f"early_layers_{count}": count for count in (2, 3)}  # by `best`, as is the next
 OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
 METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.REVIVED, *EARLY_LAYERS, OWN_TOKENS)
-_READERS = (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)  # not the pair's draft
+_REVIVED = "revived"  # a server with its radix cache on
+_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)} | dict.fromkeys(ask.REVIVED, _REVIVED)
 _PAPER = (SPECPREFILL, SELF_DRAFT, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
@@ -72,8 +73,8 @@ def ablation_blocks(names, length: int, examples: int, keep_ratios=(0.1, 0.2)) -
 
 def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder: Path, count_tokens) -> None:
     """Send what is not in the results yet; methods that do not read with the draft have servers of their own."""
-    for name in ("pair", SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS):
-        mine = [block for block in blocks if (block.method if block.method in _READERS else "pair") == name]
+    for name in ("pair", *dict.fromkeys(_OWN_SERVERS.values())):
+        mine = [block for block in blocks if _OWN_SERVERS.get(block.method, "pair") == name]
         if any(_row(block, cell) not in results for block in mine for cell in block.cells):
             with _serving(name, target, draft, folder / name) as server:
                 send(mine, server, results, count_tokens)
@@ -81,8 +82,8 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
 
 def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib.AbstractContextManager[QualityServer]:
     """A server whose prompts are read by the pair's draft, or by what a method is named after."""
-    every = ("--disable-radix-cache",)
-    if reader == "pair":
+    every = () if reader == _REVIVED else ("--disable-radix-cache",)
+    if reader in ("pair", _REVIVED):
         heads = ("--spec-prefill-heads", str(launch.HEADS)) if draft == launch.DRAFT else ()
         return serve(target, draft, folder, *every, *heads)
     if reader == SELF_DRAFT:

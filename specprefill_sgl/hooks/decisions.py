@@ -28,6 +28,9 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
         req.set_finish_with_abort(str(error))
         options = RequestOptions()
+    if reading is not None:
+        req.sampling_params.custom_params = custom  # it is kept once
+    stage.may_revive |= bool(options.revive_every)
     if reading is not None and len(reading.first) != len(req.origin_input_ids):  # SGLang cut the prompt after it was read
         reading = None
     method, keep = options.method_of(stage.config), backlog.keep(options, stage.config, waiting=1)

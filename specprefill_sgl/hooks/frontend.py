@@ -132,8 +132,12 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
     if keys and config is None:
         raise RequestError(f"{keys[0]} cannot be used: the server was started without --spec-prefill.")
     options = parse(custom, prompt_tokens, None if config is None else config.method)
-    if config is not None and options.revive_every and config.draft_tokenizer == "own" and options.method_of(config) == "draft":
+    if config is None or not options.revive_every:
+        return
+    if config.draft_tokenizer == "own" and options.method_of(config) == "draft":
         raise RequestError("spec_prefill_revive_every cannot be used: answers are not in the draft's own tokens.")
+    if server_args.disable_radix_cache:
+        raise RequestError("spec_prefill_revive_every cannot be used: the server was started with --disable-radix-cache.")
 
 
 def _refuse_misplaced(fields: Any, place: str) -> None:

@@ -53,7 +53,7 @@ async def _attach(manager: Any, requests: Sequence[Any]) -> None:
     for request in requests:
         method = _wants(request, config)
         params = request.sampling_params
-        custom = params.custom_params or {}
+        custom = params.custom_params if isinstance(params.custom_params, dict) else {}
         if method in readers and reading.KEY not in custom:
             found = await asyncio.get_running_loop().run_in_executor(_thread, _read, readers[method], request.input_ids)
             if found is not None:

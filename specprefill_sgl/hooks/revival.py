@@ -6,7 +6,8 @@ are computed.
 
 One iteration lies between the two. Under the overlap schedule a decode of the old prompt is in flight when a request is
 retracted; SGLang drops its token only while the request is marked as retracted, which its re-admission ends. So a request is
-hidden from the admission of the same iteration; the token is sampled again, after what returned.
+hidden from the admission of the same iteration; the token is sampled again, after what returned. So is all that waits, or
+another request would take its place.
 """
 
 from array import array
@@ -19,14 +20,17 @@ from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.decisions import prompt_of
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.streams import forward_stream
+from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.request import skipcode
 from specprefill_sgl.request.options import given
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.state import PromptState, sparse_state_of
 from specprefill_sgl.request.turns import Turn
 from specprefill_sgl.selection.rule import MAX_WINDOW
-from specprefill_sgl.stage.stage import Stage
+from specprefill_sgl.stage.stage import Reconsidered, Stage
 
+NEVER = 2**62
+_CLIP = 4096  # what SGLang reserves at most for a request's tokens to come
 _SETTINGS = ("revived",)  # of remembered turns: the same prompt again is selected from as it was at first
 
 
@@ -35,29 +39,34 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
 
     One group of prompts at a time: while another is drafted, answers wait.
     """
-    if stage.is_drafting:
+    if not stage.may_revive or stage.is_drafting or not _has_queue(scheduler):
         return []
-    turns = {id(req): turn for req, turn in open_turns(scheduler)}
-    due = [req for req in running_batch.reqs if id(req) in turns and _is_due(req, stage)]
+    due = [req for req in running_batch.reqs if _is_due(req, stage)]
     due.sort(key=lambda req: _asked(_state(req)) - len(req.output_ids))  # whoever waits longest
-    if not due:
+    turns = {id(req): turn for req, turn in open_turns(scheduler)} if due else {}
+    asked: list[Any] = []
+    prompts: list[Prompt] = []
+    for req in due:
+        if len(asked) < MAX_PROMPTS and id(req) in turns:
+            prompt = _continued(req, turns[id(req)], stage)
+            if stage.methods[prompt.method].refuses(prompt) is not None:  # the answer has outgrown the reader
+                _state(req).pause = NEVER
+            elif _has_room(scheduler, running_batch, prompt.most_revived * prompt.rule.chunk_size):
+                asked.append(req)
+                prompts.append(prompt)
+    if not asked:
         return []
-    prompts = [_continued(req, turns[id(req)], stage) for req in due]
     size = stage.group_size(prompts)
     with forward_stream(scheduler):
         found = stage.reconsider(prompts[:size])
-    back = []
-    for req, positions in zip(due, found, strict=False):
-        state, metrics = _state(req), metrics_of(scheduler)
-        _wait(state, stage, len(req.output_ids), found=positions is not None)
-        if positions is None:
-            metrics.reconsidered("nothing")
-        elif not _has_room(scheduler, req, len(positions) - len(state.kept)):
-            metrics.reconsidered("refused")
-        else:
-            metrics.reconsidered("revived", len(positions) - len(state.kept))
-            _retract(scheduler, running_batch, req)
-            _replace(scheduler, stage, req, turns[id(req)], positions)
+    back: list[Any] = []
+    for req, one in zip(asked, found, strict=False):
+        state = _state(req)
+        _wait(state, stage, len(req.output_ids), one)
+        metrics_of(scheduler).reconsidered(one.outcome, 0 if one.positions is None else len(one.positions) - len(state.kept))
+        if one.positions is not None:
+            _retract(scheduler, running_batch, req, place=len(back))
+            _replace(scheduler, stage, req, turns[id(req)], one.positions)
             back.append(req)
     return back
 
@@ -77,15 +86,22 @@ def _state(req: Any) -> PromptState:
 
 
 def _is_due(req: Any, stage: Stage) -> bool:
-    """Whether the answer is long enough since it was last asked, and will go on."""
+    """Whether the answer is long enough since it was last asked, and will go on.
+
+    Not where SGLang counts from its beginning what a retraction makes it forget: penalties, and tokens before it may end.
+    """
     state = sparse_state_of(req)
     if state is None or state.reading is not None or req.finished() or req.to_finish is not None:
         return False
-    every, said = _setting(state, stage, "revive_every"), len(req.output_ids)
+    every, said, params = _setting(state, stage, "revive_every"), len(req.output_ids), req.sampling_params
     if not every or len(state.revived) >= _setting(state, stage, "revive_max"):
         return False
-    goes_on = req.sampling_params.max_new_tokens - said > 2  # one may be in flight
-    return goes_on and said - _asked(state) >= (state.pause or every)
+    if params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1 or params.min_new_tokens:
+        return False
+    if req.retraction_count != state.retractions:  # its prefill may be in flight
+        state.retractions, state.said_then = req.retraction_count, said
+    goes_on = params.max_new_tokens - said > 2  # one may be in flight
+    return goes_on and said > state.said_then and said - _asked(state) >= (state.pause or every)
 
 
 def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
@@ -99,35 +115,41 @@ def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
         answer=said,
         fresh=min(len(said) - _asked(state), MAX_WINDOW),
         most_revived=_setting(state, stage, "revive_chunks"),
+        return_votes=False,
     )
 
 
-def _wait(state: PromptState, stage: Stage, said: int, *, found: bool) -> None:
-    """Longer and longer while nothing is lacking."""
+def _wait(state: PromptState, stage: Stage, said: int, one: Reconsidered) -> None:
+    """Longer and longer while nothing is lacking; for ever where the reader has lost the prompt."""
     every = _setting(state, stage, "revive_every")
-    state.asked.append(said)
-    state.pause = every if found else 2 * (state.pause or every)
+    if one.outcome != "evicted":
+        state.asked.append(said)
+    pauses = {"revived": every, "nothing": 2 * (state.pause or every), "evicted": NEVER}
+    state.pause = pauses[one.outcome]
 
 
-def _has_room(scheduler: Any, req: Any, revived: int) -> bool:
-    """Whether the request comes back at once: pool and queue have room for it, and its grammar is ready."""
+def _has_queue(scheduler: Any) -> bool:
     limit = scheduler.max_queued_requests
-    if limit is not None and len(scheduler.waiting_queue) + 1 > limit:
-        return False
-    rest = min(req.sampling_params.max_new_tokens - len(req.output_ids), 4096)
+    return limit is None or len(scheduler.waiting_queue) + MAX_PROMPTS <= limit
+
+
+def _has_room(scheduler: Any, running_batch: Any, revived: int) -> bool:
+    """Whether a request with so many tokens more comes back at once: SGLang reserves what running requests may say yet."""
+    left = sum(min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), _CLIP) for req in running_batch.reqs)
     free = scheduler.token_to_kv_pool_allocator.available_size() + scheduler.tree_cache.evictable_size()
-    return free >= revived + rest + scheduler.page_size
+    return free >= revived + left * scheduler.new_token_ratio_tracker.current + 2 * scheduler.page_size
 
 
-def _retract(scheduler: Any, running_batch: Any, req: Any) -> None:
-    """As SGLang does when its pool is full, to the front of the queue."""
+def _retract(scheduler: Any, running_batch: Any, req: Any, place: int) -> None:
+    """As SGLang does when its pool is full, to this place in the queue."""
     index = next(at for at, one in enumerate(running_batch.reqs) if one is req)
     running_batch.release_req(index, 0)
     running_batch.filter_batch(keep_indices=[at for at in range(len(running_batch.reqs)) if at != index])
     running_batch.batch_is_full = False
     scheduler._add_request_to_queue(req, is_retracted=True)
     queue = scheduler.waiting_queue
-    queue.insert(0, queue.pop())
+    queue.insert(place, queue.pop())
+    _state(req).retractions = req.retraction_count
 
 
 def _replace(scheduler: Any, stage: Stage, req: Any, turn: Turn, positions: np.ndarray) -> None:

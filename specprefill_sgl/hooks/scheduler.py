@@ -36,7 +36,8 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
             see(scheduler, req, stage)
     back = revive(scheduler, stage, running_batch)
     _draft(scheduler, stage, running_batch)
-    with _hidden(scheduler, [*_held(scheduler, stage), *back]):  # else the token in flight would be appended (`hooks.revival`)
+    held = list(scheduler.waiting_queue) if back else _held(scheduler, stage)  # one iteration lies between (`hooks.revival`)
+    with _hidden(scheduler, held):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
 
 

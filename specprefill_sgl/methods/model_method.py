@@ -115,11 +115,11 @@ class ModelMethod:
         """What the model cannot read."""
         if self._own_tokens and prompt.reading is None:
             return eligibility.DRAFT_TEXT
-        if len(prompt.read_ids) + prompt.rule.lookahead > self._model.context_len:
+        if len(prompt.read_ids) + len(prompt.answer) + prompt.rule.lookahead > self._model.context_len:
             return eligibility.DRAFT_CONTEXT
         if self.tokens_needed(prompt) > self.max_tokens:
             return eligibility.DRAFT_POOL
-        if as_numpy(prompt.read_ids).max() >= self._vocab_size:
+        if max(as_numpy(prompt.read_ids).max(), *prompt.answer, 0) >= self._vocab_size:
             return eligibility.DRAFT_VOCABULARY
         return None
 

@@ -47,7 +47,7 @@ class Speller:
         self._tokenizer = tokenizer
         self._anchor = tokenizer.encode("a", add_special_tokens=False)[-1]  # before it the first id loses its space
         self._before = len(self._decode([self._anchor]))
-        self._of = functools.lru_cache(maxsize=2**20)(self._text)
+        self._of = functools.lru_cache(maxsize=2**18)(self._text)
 
     def spell(self, ids: Sequence[int]) -> Spelled:
         """Text and the characters of each id.
@@ -76,7 +76,7 @@ class Speller:
 
     def _text(self, *ids: int) -> str:
         for one in ids:
-            if one >= len(self._tokenizer) or self._tokenizer.convert_ids_to_tokens(one) is None:
+            if self._tokenizer.convert_ids_to_tokens(one) is None:
                 raise UnreadableError(f"the tokenizer has no text for the id {one}")
         return self._decode([self._anchor, *ids])[self._before :]
 

@@ -69,6 +69,8 @@ def check(config: SpecPrefillConfig) -> None:
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
     """In the launcher: what each method refuses, beside `check`."""
+    if config.revive_every and server_args.disable_radix_cache:
+        raise ConfigError(f"{flag('revive_every')} cannot be combined with --disable-radix-cache: prompts would be read anew.")
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.own_tokens import OwnTokens
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +70,17 @@ def _check_own(path: str, target_path: str, server_args: Any) -> None:
     name = f"{flag('draft_tokenizer')} own"
     if server_args.skip_tokenizer_init:
         raise ConfigError(f"{name} cannot be combined with --skip-tokenizer-init: ids must become text.")
-    if not hasattr(tokenizer_of(target_path, server_args), "convert_ids_to_tokens"):
+    target, reader = tokenizer_of(target_path, server_args), tokenizer_of(path, server_args)
+    if not hasattr(target, "convert_ids_to_tokens"):
         raise ConfigError(f"{name}: the target has no tokenizer that says the text of each id.")
-    if not getattr(tokenizer_of(path, server_args), "is_fast", False):
+    if not getattr(reader, "is_fast", False):
         raise ConfigError(f"{name}: the draft must have a fast tokenizer, which says the characters of each of its tokens.")
+    try:
+        read = OwnTokens(target, reader).read(target.encode("a prompt, read", add_special_tokens=False))
+    except Exception as error:
+        raise ConfigError(f"{name}: a prompt of the target's cannot be read by the draft: {error!r}.") from error
+    if read is None:
+        raise ConfigError(f"{name}: the target's tokenizer does not say the text of its ids.")
 
 
 @functools.cache

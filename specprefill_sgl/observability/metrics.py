@@ -46,7 +46,7 @@ class Metrics:
             self._prometheus.drafted(stages, method, cached)
 
     def reconsidered(self, outcome: str, tokens: int = 0) -> None:
-        """One answer asked what it lacks: `revived` so many tokens, `nothing`, or `refused` for want of room."""
+        """One answer asked what it lacks: `revived` so many tokens, `nothing`, or `evicted`: its reader has lost the prompt."""
         self.revivals[outcome] += 1
         self.tokens["revived"] += tokens
         if self._prometheus is not None:

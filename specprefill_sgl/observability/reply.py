@@ -15,7 +15,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     state : PromptState
         Of a request whose outcome is decided.
     final : bool
-        Whether this is the request's last output; `positions`, `scores` and `votes` are sent only with that one.
+        Whether this is the request's last output; lists are sent only with that one.
     """
     outcome = state.outcome
     assert outcome is not None
@@ -33,12 +33,12 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "draft_tokens": outcome.draft_tokens,
         "draft_cached_tokens": outcome.draft_cached_tokens,
         "revived_tokens": sum(tokens for _, tokens in state.revived),
-        "asked_after": state.asked,
-        "revived_after": [said for said, _ in state.revived],
         "tokenize_ms": round(outcome.tokenize_ms, 3),
         "draft_ms": round(outcome.draft_ms, 3),
         "score_ms": round(outcome.score_ms + outcome.select_ms, 3),
     }
+    if final:
+        reply |= {"asked_after": state.asked, "revived_after": [said for said, _ in state.revived]}
     if final and state.options.return_positions:
         kept = outcome.positions
         reply["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))

@@ -148,6 +148,12 @@ def _tokens(key: str, value: Any) -> int:
     return value
 
 
+def _positive(key: str, value: Any) -> int:
+    if (number := _tokens(key, value)) == 0:
+        _refuse(key, "must be at least 1, got 0")
+    return number
+
+
 def _spans(key: str, value: Any) -> tuple[tuple[int, int], ...]:
     if not isinstance(value, list | tuple) or len(value) % 2:
         _refuse(key, f"must be a flat list of start, end offsets, got {_shown(value)}")
@@ -196,7 +202,8 @@ _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     **{f"{PREFIX}_{name}": (name, _of_rule(name)) for name in CHANGEABLE if name != "lookahead"},
     "spec_prefill_min_tokens": ("min_tokens", _tokens),
     "spec_prefill_keep_last": ("keep_last", _tokens),
-    **{f"{PREFIX}_{name}": (name, _tokens) for name in ("revive_every", "revive_chunks", "revive_max")},
+    "spec_prefill_revive_every": ("revive_every", _tokens),
+    **{f"{PREFIX}_{name}": (name, _positive) for name in ("revive_chunks", "revive_max")},
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
     "spec_prefill_return_scores": ("return_scores", _bool),

@@ -39,6 +39,8 @@ class PromptState:
         Original position minus KV index of each kept token; None when the prompt is whole (dense, or everything kept).
     delta : int
         The same for every later token: tokens dropped.
+    retractions, said_then : int
+        How often SGLang had retracted the request when it was last looked at, and the output tokens it had then.
     asked : list of int
         Output tokens when the answer was asked what it lacks.
     pause : int
@@ -56,6 +58,8 @@ class PromptState:
     outcome: Outcome | None = None
     offsets: np.ndarray | None = None
     delta: int = 0
+    retractions: int = 0
+    said_then: int = -1
     asked: list[int] = field(default_factory=list)
     pause: int = 0
     revived: list[tuple[int, int]] = field(default_factory=list)

@@ -3,6 +3,7 @@
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,24 @@ from specprefill_sgl.selection.budget import keeps_everything
 from specprefill_sgl.stage.selecting import Selected, select
 
 logger = logging.getLogger(__name__)
+
+
+_MOST_READ_AGAIN = 512  # tokens of a prompt: what a prefix cache may lack of it that is not evicted
+
+
+class Reconsidered(NamedTuple):
+    """What an answer asked for.
+
+    Attributes
+    ----------
+    outcome : {"revived", "nothing", "evicted"}
+        Evicted: the reader has lost the prompt's keys, or has failed.
+    positions : int64 [kept_tokens] or None
+        What is kept with what returns, if something does.
+    """
+
+    outcome: str
+    positions: np.ndarray | None = None
 
 
 class Stage:
@@ -43,6 +62,7 @@ class Stage:
         self._ranks = ranks
         self.turns = Turns()
         self.whole_turns = Turns()  # of hybrid targets; apart, so that they never push out what was drafted
+        self.may_revive = bool(config.revive_every)  # whether any request so far may
         self._prompts: list[Prompt] | None = None  # of the group in progress
         self._pass: Pass | None = None
 
@@ -159,26 +179,22 @@ class Stage:
             return self._failed()
         return None if casts is None else self._finished(casts)
 
-    def reconsider(self, prompts: Sequence[Prompt]) -> list[np.ndarray | None]:
-        """What running requests should have kept, by their answers so far: their kept positions with what is revived, or None.
+    def reconsider(self, prompts: Sequence[Prompt]) -> list[Reconsidered]:
+        """What running requests should have kept, by their answers so far.
 
         Of prompts of one method and rule that fit together (`group_size`); at once, since each is a forward of a few tokens.
         """
         self.begin(prompts)
         while (outcomes := self.advance()) is None:
             pass
-        found = [outcome.positions for outcome in outcomes]
-        return [
-            positions if positions is not None and len(positions) > (0 if prompt.kept is None else len(prompt.kept)) else None
-            for prompt, positions in zip(prompts, found, strict=True)
-        ]
+        return [_reconsidered(prompt, outcome) for prompt, outcome in zip(prompts, outcomes, strict=True)]
 
     def _leave_out_what_is_evicted(self) -> None:
         """A prompt whose keys the reader has lost is not read again for a few tokens that may return."""
         assert self._prompts is not None
         assert self._pass is not None
         for index, (prompt, cached) in enumerate(zip(self._prompts, self._pass.cached, strict=True)):
-            if prompt.answer and len(prompt.read_ids) + len(prompt.answer) - cached > self._method.chunk_tokens:
+            if prompt.answer and len(prompt.read_ids) - cached > _MOST_READ_AGAIN:
                 self._pass.cancel(index)
 
     def drop(self) -> None:
@@ -230,7 +246,8 @@ class Stage:
         ]
         if self._ranks.is_first:
             tokens, kept = sum(len(prompt.read_ids) for prompt in prompts), sum(len(one.positions) for one in chosen)
-            logger.info(
+            logger.log(
+                logging.DEBUG if prompts[0].answer else logging.INFO,
                 "Spec prefill batch, method: %s, #prompt: %d, #token: %d, #draft-cached-token: %d, #kept-token: %d, "
                 "draft ms: %.1f, lookahead ms: %.1f, score ms: %.1f, select ms: %.1f",
                 *(self._method.name, len(prompts), tokens, sum(cached), kept),
@@ -244,8 +261,16 @@ class Stage:
         if self._ranks.is_first:
             try:
                 wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if one is not None]
-                found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]))
+                found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]) if wanted else ())
                 chosen = [Selected(np.arange(0)) if one is None else next(found) for one in casts]
             except Exception:
                 logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
         return self._ranks.from_first(chosen)
+
+
+def _reconsidered(prompt: Prompt, outcome: Outcome) -> Reconsidered:
+    if outcome.positions is None or not len(outcome.positions):
+        return Reconsidered("evicted")
+    assert prompt.kept is not None
+    more = len(outcome.positions) > len(prompt.kept)
+    return Reconsidered("revived", outcome.positions) if more else Reconsidered("nothing")
