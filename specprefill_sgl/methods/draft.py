@@ -60,5 +60,5 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
 
     model_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
     model = load_model(config, model_config, scheduler, chunk_tokens=chunk_tokens)
-    described = f"{flag('draft_model_path')} {config.draft_model_path}"
+    described = f"{flag('draft_model_path')} {config.draft_model_path}: the draft"
     return ModelMethod(name, described, model, ranks, config, model_config, own_tokens=config.draft_tokenizer == "own")
