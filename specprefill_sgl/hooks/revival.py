@@ -41,6 +41,8 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
     """
     if not stage.may_revive or stage.is_drafting or not _has_queue(scheduler):
         return []
+    if any(req.is_retracted for req in scheduler.waiting_queue):  # they return first, or the queue would stay hidden
+        return []
     due = [req for req in running_batch.reqs if _is_due(req, stage)]
     due.sort(key=lambda req: _asked(_state(req)) - len(req.output_ids))  # whoever waits longest
     turns = {id(req): turn for req, turn in open_turns(scheduler)} if due else {}
