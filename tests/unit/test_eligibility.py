@@ -68,6 +68,6 @@ def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
     scheduler = SimpleNamespace(metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=False))
     with get_parallel().override(tp_rank=0):
         draft = SimpleNamespace(adapted=lambda rule: rule)
-        decisions.see(scheduler, req, SimpleNamespace(config=CONFIG, methods={"draft": draft}))
+        decisions.see(scheduler, req, SimpleNamespace(config=CONFIG, methods={"draft": draft}, may_revive=False))
     assert "spec_prefill_keep_ratio" in req.to_finish.message
     assert state_of(req).outcome.reason == "aborted"
