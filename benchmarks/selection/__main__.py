@@ -86,9 +86,8 @@ def _run(arguments: argparse.Namespace) -> None:
     for one in tqdm(examples, desc="prompts"):
         if {"task": one.task, "length": one.length, "number": one.number, "method": "dense", "keep_ratio": 1.0} in results:
             continue
-        for row in [
-            *measure.rows_of(model, one, measured, readers=readers)
-        ]:  # all or none: a run that was stopped goes on with the next prompt
+        rows = [*measure.rows_of(model, one, measured, readers=readers)]
+        for row in rows:  # all or none: a run that was stopped goes on with the next prompt
             results.add(row)
 
 

@@ -10,10 +10,9 @@ import torch
 from benchmarks.selection import signals, sparse
 from benchmarks.selection.reading import Reading, as_ids, read_example, read_own
 from benchmarks.selection.rules import LONGEST_OF_ABLATIONS, Measured
-from specprefill_sgl.calibration.casting import Seen, cast
+from specprefill_sgl.calibration.casting import Seen, cast, prompt_of
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.request.prompts import Cast, Prompt
-from specprefill_sgl.selection.budget import affordable_tail
 from specprefill_sgl.selection.first_layers import last_part
 from specprefill_sgl.selection.importance import chunk_scores
 from specprefill_sgl.stage.selecting import select
@@ -79,13 +78,7 @@ def exactly(prompt: Prompt, votes: Cast, tokens: int) -> np.ndarray:
 
 
 def _prompt(reading: Reading, seen: Seen, measured: Measured, ratio: float) -> Prompt:
-    rule, n = measured.rule, len(reading.example.ids)
-    tail = affordable_tail(
-        n, rule.keep_last, part=measured.tail_part, chunk_size=rule.chunk_size, keep_ratio=ratio, unit=rule.budget_unit
-    )
-    protect = () if seen.own is None else seen.own.unread
-    ids = as_ids(reading.example.ids)
-    return Prompt(ids=ids, keep_ratio=ratio, rule=rule, keep_last=tail, protect=protect, reading=seen.own)
+    return prompt_of(as_ids(reading.example.ids), measured.rule, ratio, own=seen.own, tail_part=measured.tail_part)
 
 
 def _kept(reading: Reading, kept: np.ndarray) -> dict:

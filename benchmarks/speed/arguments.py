@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks import launch
 from benchmarks.speed import pairs
+from benchmarks.speed.servers import Sizes
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -18,6 +19,11 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help=f"default: results/{name}-PAIR.jsonl")
     launch.add_option(made)
     return made
+
+
+def sizes(arguments: argparse.Namespace, tokens: int, keep_ratio: float = 0.1) -> Sizes:
+    """What a benchmark's servers are started with, for so many tokens at once."""
+    return Sizes(tokens, arguments.chunked_prefill_size, arguments.option, keep_ratio, arguments.first_layers)
 
 
 def rows_of(name: str, arguments: argparse.Namespace) -> Path:

@@ -21,7 +21,7 @@ from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing
-from benchmarks.speed.servers import Servers, Sizes, serve
+from benchmarks.speed.servers import Servers, serve
 from benchmarks.speed.streams import open_loop
 
 _TOLERATED = 0.03
@@ -55,13 +55,7 @@ def main() -> None:
     out = shared.rows_of("max_qps", arguments)
     out.unlink(missing_ok=True)  # limits and rates of two runs do not mix
     results = Results(out)
-    sizes = Sizes(
-        8 * (arguments.length + 64),
-        arguments.chunked_prefill_size,
-        arguments.option,
-        arguments.keep_ratio,
-        arguments.first_layers,
-    )
+    sizes = shared.sizes(arguments, 8 * (arguments.length + 64), arguments.keep_ratio)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         alone = {mode: _alone(servers, arguments, mode) for mode in ("dense", "sparse")}
         whole = None if arguments.first_token_only else arguments.limit or 3 * alone["dense"][1]

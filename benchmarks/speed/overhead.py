@@ -17,7 +17,7 @@ from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed.report import summary
-from benchmarks.speed.servers import Servers, Sizes, serve
+from benchmarks.speed.servers import Servers, serve
 from benchmarks.speed.streams import open_loop
 
 _MODES = ("stock", "plugin", "stock_again", "plugin_again")
@@ -34,8 +34,7 @@ def main() -> None:
     out = shared.rows_of("overhead", arguments)
     out.unlink(missing_ok=True)
     results = Results(out)
-    tokens = 2 * arguments.streams * (arguments.length + 64)
-    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option, first_layers=arguments.first_layers)
+    sizes = shared.sizes(arguments, 2 * arguments.streams * (arguments.length + 64))
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number in tqdm(range(-2, arguments.rounds), desc="rounds"):
             row = _round(servers, arguments, number)

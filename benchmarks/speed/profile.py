@@ -22,7 +22,7 @@ from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing
 from benchmarks.speed.measure import first_tokens_ms
-from benchmarks.speed.servers import Sizes, serve
+from benchmarks.speed.servers import serve
 
 _OPERATOR, _SPAN = ("cpu_op",), "user_annotation"  # categories of a trace
 _DEVICE, _DEVICE_SPAN = ("kernel", "gpu_memcpy", "gpu_memset"), "gpu_user_annotation"
@@ -40,9 +40,7 @@ def main() -> None:
     out = shared.rows_of("profile", arguments)
     out.unlink(missing_ok=True)
     results = Results(out)
-    sizes = Sizes(
-        arguments.length + 64, arguments.chunked_prefill_size, arguments.option, arguments.keep_ratio, arguments.first_layers
-    )
+    sizes = shared.sizes(arguments, arguments.length + 64, arguments.keep_ratio)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number in tqdm(range(-1, arguments.rounds), desc="rounds"):
             ids = random_ids(random.Random(number), arguments.length)

@@ -17,7 +17,7 @@ from benchmarks import launch
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing, pairs
-from benchmarks.speed.servers import Servers, Sizes, serve
+from benchmarks.speed.servers import Servers, serve
 
 _FIGURES = ("ttft", "tpot", "itl")
 _PERCENTILES = ("median", "p90", "p99")
@@ -36,13 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = shared.rows_of("serving", arguments)
     results = Results(out)
-    sizes = Sizes(
-        16 * (arguments.length + 64),
-        arguments.chunked_prefill_size,
-        arguments.option,
-        arguments.keep_ratio,
-        arguments.first_layers,
-    )
+    sizes = shared.sizes(arguments, 16 * (arguments.length + 64), arguments.keep_ratio)
     rounds = [(n, rate, mode) for n in range(arguments.rounds) for rate in arguments.rates for mode in ("dense", "sparse")]
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes, with_draft=False) as servers:
         for number, rate, mode in tqdm(rounds, desc="rates"):

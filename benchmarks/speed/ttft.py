@@ -16,7 +16,7 @@ from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing, report
 from benchmarks.speed.measure import compare
-from benchmarks.speed.servers import Sizes, serve
+from benchmarks.speed.servers import serve
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, out: Path, wanted: Callable[[int], frozen
     results = Results(out)
     cells = list(itertools.product(arguments.lengths, arguments.keep_ratios, arguments.batches))
     tokens = max((length + 64) * batch for length, _, batch in cells)
-    sizes = Sizes(tokens, arguments.chunked_prefill_size, arguments.option, first_layers=arguments.first_layers)
+    sizes = shared.sizes(arguments, tokens)
     with tempfile.TemporaryDirectory() as folder, serve(arguments.pair, Path(folder), sizes) as servers:
         for (length, keep_ratio, batch), number in tqdm(
             list(itertools.product(cells, range(-1, arguments.rounds))), desc="rounds"

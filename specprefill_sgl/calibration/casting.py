@@ -1,5 +1,6 @@
 """From what a Hugging Face model saw of a prompt to the votes that the product's code counts of it."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.request.reading import Reading
 from specprefill_sgl.scoring.overlap import over_target
 from specprefill_sgl.scoring.voting import own_heads, torch_votes
+from specprefill_sgl.selection.budget import affordable_tail
+from specprefill_sgl.selection.rule import TAIL_PART, Rule
 
 
 class Seen(NamedTuple):
@@ -70,6 +73,14 @@ class _Reader:
 
     def slots(self, layer: _Layer, slots: torch.Tensor) -> torch.Tensor:
         return slots
+
+
+def prompt_of(ids: array, rule: Rule, ratio: float, *, own: Reading | None = None, tail_part: int = TAIL_PART) -> Prompt:
+    """A prompt as a server makes it of a request without settings; its tail may take one in so many of the budget."""
+    size, unit = rule.chunk_size, rule.budget_unit
+    tail = affordable_tail(len(ids), rule.keep_last, part=tail_part, chunk_size=size, keep_ratio=ratio, unit=unit)
+    protect = () if own is None else own.unread
+    return Prompt(ids=ids, keep_ratio=ratio, rule=rule, keep_last=tail, protect=protect, reading=own)
 
 
 def cast(seen: Seen, prompt: Prompt, layers: Sequence[int] | None = None) -> Cast:

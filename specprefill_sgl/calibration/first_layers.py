@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specprefill_sgl.calibration import ranking
-from specprefill_sgl.calibration.casting import Seen, cast, look_ahead
+from specprefill_sgl.calibration.casting import Seen, cast, look_ahead, prompt_of
 from specprefill_sgl.calibration.kinds import Known
 from specprefill_sgl.calibration.reader import read
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.scoring.torch_scoring import max_votes
-from specprefill_sgl.selection.budget import affordable_tail, free_chunks
+from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import choose
 from specprefill_sgl.selection.first_layers import VOTING_PART, last_part, of_last_tokens
 from specprefill_sgl.selection.importance import chunk_scores
-from specprefill_sgl.selection.rule import TAIL_PART, Heads, Rule, preset
+from specprefill_sgl.selection.rule import Heads, preset
 
 LEAST = 2  # layers: what `--spec-prefill-layers` takes
 _PARTS = 5  # of prompts of one kind: heads are judged by a part that did not choose them
@@ -129,9 +129,10 @@ def kept(reading: Reading, below: Mapping[int, Sequence[int]], heads: Mapping[in
     ratio : float
         To keep.
     """
-    best = _prompt(reading, ratio, preset("best", heads[max(below)]))
-    calibrated = [_prompt(reading, ratio, of_last_tokens(preset("best", heads[k]))) for k in below]
-    plain = _prompt(reading, ratio, of_last_tokens(preset("best", None)))
+    ids = array("q", reading.ids)
+    best = prompt_of(ids, preset("best", heads[max(below)]), ratio)
+    calibrated = [prompt_of(ids, of_last_tokens(preset("best", heads[k])), ratio) for k in below]
+    plain = prompt_of(ids, of_last_tokens(preset("best", None)), ratio)
     by_heads = {prompt.rule: cast(reading.seen, prompt) for prompt in calibrated}
     by_layer = {number: cast(reading.seen, plain, [number]) for number in below[max(below)]}
     last = [[by_layer[number] for number in last_part(numbers, VOTING_PART)] for numbers in below.values()]
@@ -149,12 +150,6 @@ def mean(readings: Sequence[Reading], each: Sequence[Kept]) -> Kept:
     kinds = [one.found.kind for one in readings]
     first, whole = (ranking.mean_of_kinds(kinds, values) for values in zip(*each, strict=True))
     return Kept(first, float(whole))
-
-
-def _prompt(reading: Reading, ratio: float, rule: Rule) -> Prompt:
-    size, unit = rule.chunk_size, rule.budget_unit
-    tail = affordable_tail(len(reading.ids), rule.keep_last, part=TAIL_PART, chunk_size=size, keep_ratio=ratio, unit=unit)
-    return Prompt(ids=array("q", reading.ids), keep_ratio=ratio, rule=rule, keep_last=tail)
 
 
 def _strongest(casts: Sequence[Cast]) -> Cast:

@@ -38,11 +38,7 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     state = PromptState(options, len(req.origin_input_ids), rule, keep, method, reading)
     attach(req, state)
     reason = dense_reason(req, options, stage.config)
-    outcome = (
-        stage.without_reading(prompt_of(req, req.origin_input_ids, stage))
-        if reason is None
-        else Outcome(positions=None, reason=reason)
-    )
+    outcome = stage.without_reading(prompt_of(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
     if outcome is not None and not (outcome.is_whole(len(req.origin_input_ids)) and backlog.may_fall(options, stage.config)):
         decide(scheduler, req, outcome)
 
@@ -53,10 +49,11 @@ def outcome_of(req: Any) -> Outcome | None:
     return None if state is None else state.outcome
 
 
-def prompt_of(req: Any, ids: array, stage: Stage) -> Prompt:
-    """A request's prompt, of these ids: those of the request are coded once it is sparse."""
+def prompt_of(req: Any, stage: Stage, ids: array | None = None) -> Prompt:
+    """A request's prompt; of a sparse one, whose ids are coded, `ids` are those it arrived with."""
     state, config = state_of(req), stage.config
     assert state is not None
+    ids = req.origin_input_ids if ids is None else ids
     options, rule, keep_ratio = state.options, state.rule, state.keep.ratio
     tail = max(
         affordable_tail(len(ids), wanted, part=part, chunk_size=rule.chunk_size, keep_ratio=keep_ratio, unit=rule.budget_unit)
@@ -88,7 +85,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     state = state_of(req)
     assert state is not None
     state.keep = backlog.keep(state.options, stage.config, waiting)
-    prompt = prompt_of(req, req.origin_input_ids, stage)
+    prompt = prompt_of(req, stage)
     cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     if cached >= end - stage.after_snapshot:
@@ -124,12 +121,17 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     if not state.is_sparse:
         if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:
             # the cache does not tell where the answer ends
-            open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, req.origin_input_ids, stage))))
+            open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, stage))))
         return
     assert outcome.positions is not None
     stage = _stage(scheduler)
-    open_turns(scheduler).append((req, stage.remember(prompt_of(req, req.origin_input_ids, stage), outcome)))
-    coded = skipcode.encode(req.origin_input_ids, outcome.positions)
+    open_turns(scheduler).append((req, stage.remember(prompt_of(req, stage), outcome)))
+    code(req, req.origin_input_ids, outcome.positions)
+
+
+def code(req: Any, ids: array, positions: np.ndarray) -> None:
+    """Make the request's prompt the skip-coded tokens at these positions of the ids it arrived with."""
+    coded = skipcode.encode(ids, positions)
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
         req.logprob_start_len = len(coded)
     req.origin_input_ids = coded

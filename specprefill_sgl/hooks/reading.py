@@ -36,37 +36,30 @@ async def read_batch(original: Any, manager: Any, batch_size: int, obj: Any, *ar
     return tokenized
 
 
-def prepare(config: SpecPrefillConfig, manager: Any) -> None:
-    """Load the tokenizers that are wanted, before a request waits for them."""
-    setattr(manager, _READERS, registry.token_readers(config, manager.server_args, manager.tokenizer))
-
-
 async def _attach(manager: Any, requests: Sequence[Any]) -> None:
     """Put readings where the scheduler finds them, of the requests that can use one."""
     config = config_of(manager.server_args)
     if config is None:
         return
     if not hasattr(manager, _READERS):
-        prepare(config, manager)
+        setattr(manager, _READERS, registry.token_readers(config, manager.server_args, manager.tokenizer))
     if not (readers := getattr(manager, _READERS)):
         return
     for request in requests:
-        method = _wants(request, config)
         params = request.sampling_params
         custom = params.custom_params if isinstance(params.custom_params, dict) else {}
-        if method in readers and reading.KEY not in custom:
+        if reading.KEY not in custom and (method := _wants(request, custom, config)) in readers:
             found = await asyncio.get_running_loop().run_in_executor(_thread, _read, readers[method], request.input_ids)
             if found is not None:
                 params.custom_params = {**custom, reading.KEY: reading.pack(found)}
 
 
-def _wants(request: Any, config: SpecPrefillConfig) -> str | None:
+def _wants(request: Any, custom: dict, config: SpecPrefillConfig) -> str | None:
     """The method that is to read a request; None where it will surely be dense."""
     if any(getattr(request, name, None) is not None for name in ("mm_inputs", "custom_logit_processor")):
         return None
     if request.input_ids is None:
         return None
-    custom, _ = reading.unpack(request.sampling_params.custom_params)
     options = parse(custom)
     if options.enabled is False or len(request.input_ids) < given(options.min_tokens, config.min_tokens):
         return None

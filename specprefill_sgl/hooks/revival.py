@@ -17,11 +17,10 @@ import msgspec
 import numpy as np
 
 from specprefill_sgl.hooks.answers import open_turns
-from specprefill_sgl.hooks.decisions import prompt_of
+from specprefill_sgl.hooks.decisions import code, prompt_of
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.models.sizes import MAX_PROMPTS
-from specprefill_sgl.request import skipcode
 from specprefill_sgl.request.options import given
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.state import PromptState, sparse_state_of
@@ -109,7 +108,7 @@ def _is_due(req: Any, stage: Stage) -> bool:
 def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
     """The prompt with its answer so far; of that vote the tokens that were not asked before."""
     state, said = _state(req), array("q", req.output_ids)
-    prompt = prompt_of(req, turn.ids, stage)
+    prompt = prompt_of(req, stage, turn.ids)
     return msgspec.structs.replace(
         prompt,
         rule=msgspec.structs.replace(prompt.rule, lookahead=1, window=1, window_votes="pooled"),
@@ -158,10 +157,7 @@ def _replace(scheduler: Any, stage: Stage, req: Any, turn: Turn, positions: np.n
     """Other coded ids, and another turn for what may continue this one."""
     state = _state(req)
     state.revive(positions, len(req.output_ids))
-    req.origin_input_ids = skipcode.encode(turn.ids, positions)
-    req.full_untruncated_fill_ids = array("q")
-    if req.logprob_start_len >= 0:
-        req.logprob_start_len = len(req.origin_input_ids)
+    code(req, turn.ids, positions)
     revived = Turn(ids=turn.ids, positions=positions, settings=_SETTINGS, namespace=turn.namespace)
     turns = open_turns(scheduler)
     turns[:] = [(one, stage.turns.add(revived) if one is req else own) for one, own in turns]
