@@ -12,10 +12,11 @@ from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Pr
 
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
+Backfill = Literal["off", "turn", "answer"]
 
 _LOWEST = {
     **{"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0},
-    **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1},
+    **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1, "backfill_tokens": 1},
 }
 
 
@@ -57,6 +58,10 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         At most so many chunks at a time.
     revive_max : int
         At most so many times a request.
+    backfill : {"off", "turn", "answer"}
+        Whether dropped tokens are prefilled when there is time: for the turn that may follow, or for the rest of the answer.
+    backfill_tokens : int
+        At most so many at a time.
     keep_first : int
         Tokens at the start whose chunks are always kept.
     keep_last : int or None
@@ -91,6 +96,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     revive_every: int = 0
     revive_chunks: int = 8
     revive_max: int = 8
+    backfill: Backfill = "off"
+    backfill_tokens: int = 512
     keep_first: int = 0
     keep_last: int | None = None
     protect_roles: tuple[str, ...] = ()
@@ -113,6 +120,12 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     def most_lookahead(self) -> int:
         """Of any rule a request may ask for."""
         return max(MOST_LOOKAHEAD, self.rule.lookahead)
+
+
+def needs_radix_cache(settings: Any) -> list[str]:
+    """Of a configuration's or a request's settings, those that are nothing without prompts in SGLang's radix cache."""
+    off = {"revive_every": (None, 0), "backfill": (None, "off")}
+    return [name for name, values in off.items() if getattr(settings, name) not in values]
 
 
 def flag(name: str) -> str:

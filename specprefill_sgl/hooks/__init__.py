@@ -72,8 +72,8 @@ HOOKS = (
         "scheduler:speculate",
         ("self", "prefill_delayer_single_pass", "running_batch"),
     ),
-    Hook(f"{_SCHEDULER}._release_aborted_request", "AFTER", "answers:drop_turn", ("self", "req")),
-    Hook(f"{_SCHEDULER}.flush_cache", "AFTER", "internal_state:flush", ("self", "empty_cache")),
+    Hook(f"{_SCHEDULER}._release_aborted_request", "AFTER", "scheduler:forget", ("self", "req")),
+    Hook(f"{_SCHEDULER}.flush_cache", "AROUND", "flush:flush", ("self", "empty_cache")),
     Hook(f"{_SCHEDULER}.get_internal_state", "AFTER", "internal_state:add_internal_state", ("self", "recv_req")),
     Hook(
         "sglang.srt.constrained.grammar_manager.GrammarManager.has_waiting_grammars",

@@ -28,7 +28,7 @@ def close_turns(scheduler: Any, stage: Stage) -> None:
     turns[:] = [entry for entry in turns if not entry[0].finished() and entry[0].to_finish is None]
 
 
-def drop_turn(_result: Any, scheduler: Any, req: Any) -> None:
-    """AFTER Scheduler._release_aborted_request: a request that left the queue will have no answer."""
+def drop_turn(scheduler: Any, req: Any) -> None:
+    """A request will have no answer."""
     turns = open_turns(scheduler)
     turns[:] = [entry for entry in turns if entry[0] is not req]

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from specprefill_sgl.hooks.answers import open_turns
+from specprefill_sgl.hooks.backfill_jobs import plan
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.request import backlog, skipcode
@@ -86,7 +87,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     assert state is not None
     state.keep = backlog.keep(state.options, stage.config, waiting)
     prompt = prompt_of(req, stage)
-    cached = _cached(scheduler, req, prompt.ids)  # plain ids match undropped prefixes only
+    cached = cached_tokens(scheduler, prompt.ids, prompt.namespace)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     if cached >= end - stage.after_snapshot:
         cached = max(cached, end)
@@ -94,19 +95,20 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     if turn is None or cached >= end:
         return msgspec.structs.replace(prompt, cached=cached)
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
-    hit = _cached(scheduler, req, skipcode.encode(prompt.ids, kept))
+    hit = cached_tokens(scheduler, skipcode.encode(prompt.ids, kept), prompt.namespace)
     is_there = hit >= len(kept) - max(scheduler.page_size, stage.after_snapshot)
     if hit < cached or (hit == cached and not is_there):
         return msgspec.structs.replace(prompt, cached=cached)
     return msgspec.structs.replace(prompt, kept=kept if is_there else kept[:hit], cached=hit)
 
 
-def _cached(scheduler: Any, req: Any, ids: array) -> int:
+def cached_tokens(scheduler: Any, ids: array, namespace: tuple) -> int:
     """Leading ids, plain or coded, that SGLang's radix cache holds; never the last one of all."""
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
     from sglang.srt.mem_cache.radix_cache import RadixKey
 
-    key = RadixKey(ids, req.extra_key, limit=len(ids) - 1, cache_salt=req.cache_salt)
+    extra_key, cache_salt = namespace
+    key = RadixKey(ids, extra_key, limit=len(ids) - 1, cache_salt=cache_salt)
     return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
 
 
@@ -126,15 +128,20 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     assert outcome.positions is not None
     stage = _stage(scheduler)
     open_turns(scheduler).append((req, stage.remember(prompt_of(req, stage), outcome)))
+    plan(scheduler, req, stage)
     code(req, req.origin_input_ids, outcome.positions)
 
 
 def code(req: Any, ids: array, positions: np.ndarray) -> None:
     """Make the request's prompt the skip-coded tokens at these positions of the ids it arrived with."""
-    coded = skipcode.encode(ids, positions)
+    replace_ids(req, skipcode.encode(ids, positions))
+
+
+def replace_ids(req: Any, ids: array) -> None:
+    """Make these the request's prompt."""
     if req.logprob_start_len >= 0:  # output logprobs only: it was the prompt's length
-        req.logprob_start_len = len(coded)
-    req.origin_input_ids = coded
+        req.logprob_start_len = len(ids)
+    req.origin_input_ids = ids
     req.full_untruncated_fill_ids = array("q")
 
 

@@ -1,25 +1,15 @@
-"""What the scheduler says about the stage, and how it is emptied."""
+"""What the scheduler says about the stage."""
 
 from typing import Any
 
 from specprefill_sgl import __version__
 from specprefill_sgl.hooks.answers import close_turns, open_turns
 from specprefill_sgl.hooks.setup import stage_of
-from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.observability.metrics import Metrics
 from specprefill_sgl.selection.rule import CHANGEABLE
 from specprefill_sgl.stage.stage import Stage
 
 _METRICS = "_spec_prefill_metrics"
-
-
-def flush(flushed: bool, scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
-    """AFTER Scheduler.flush_cache: the draft's cache too."""
-    stage = stage_of(scheduler)
-    if flushed and stage is not None:
-        with forward_stream(scheduler):
-            stage.clear()
-        metrics_of(scheduler).pool(0)
 
 
 def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:

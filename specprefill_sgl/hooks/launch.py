@@ -35,6 +35,8 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("revive_every", int, "Output tokens after which dropped tokens that the answer asks for return; 0: none return."),
     ("revive_chunks", int, "At most so many chunks return at a time."),
     ("revive_max", int, "At most so many times a request."),
+    ("backfill", str, "Prefill dropped tokens when there is time: off, turn (for the next one) or answer (for its rest)."),
+    ("backfill_tokens", int, "At most so many at a time."),
     ("keep_first", int, "Tokens at the start whose chunks are always kept."),
     ("keep_last", int, "The same at the end. Default: the target's sliding window; of best, 48 in an eighth of the budget."),
     ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),

@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from specprefill_sgl.hooks.answers import close_turns
+from specprefill_sgl.hooks.answers import close_turns, drop_turn
+from specprefill_sgl.hooks.backfill import a_piece, look_after, make_exact
+from specprefill_sgl.hooks.backfill_jobs import cancel
 from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.revival import revive
@@ -30,15 +32,23 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     if stage is None:
         return original(scheduler, prefill_delayer_single_pass, running_batch)
     close_turns(scheduler, stage)
+    look_after(scheduler, stage)
     _admit_ready_grammars(scheduler)
     for req in scheduler.waiting_queue:
         if state_of(req) is None:
             see(scheduler, req, stage)
-    back = revive(scheduler, stage, running_batch)
+    back = make_exact(scheduler, stage, running_batch) or revive(scheduler, stage, running_batch)
     _draft(scheduler, stage, running_batch)
-    held = list(scheduler.waiting_queue) if back else _held(scheduler, stage)  # one iteration lies between (`hooks.revival`)
-    with _hidden(scheduler, held):
+    # who was retracted now must not be admitted now (`hooks.readmission`)
+    held = list(scheduler.waiting_queue) if back else _held(scheduler, stage)
+    with a_piece(scheduler, stage, running_batch), _hidden(scheduler, held):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
+
+
+def forget(_result: Any, scheduler: Any, req: Any) -> None:
+    """AFTER Scheduler._release_aborted_request: a request left the queue."""
+    drop_turn(scheduler, req)
+    cancel(scheduler, req)
 
 
 def no_grammar_behind_the_stage(ready: bool, grammar_manager: Any) -> bool | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag, needs_radix_cache
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.methods.protocol import Method, Planned
 from specprefill_sgl.models.ranks import Ranks
@@ -69,8 +69,9 @@ def check(config: SpecPrefillConfig) -> None:
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
     """In the launcher: what each method refuses, beside `check`."""
-    if config.revive_every and server_args.disable_radix_cache:
-        raise ConfigError(f"{flag('revive_every')} cannot be combined with --disable-radix-cache: prompts would be read anew.")
+    if server_args.disable_radix_cache:
+        for name in needs_radix_cache(config):
+            raise ConfigError(f"{flag(name)} cannot be combined with --disable-radix-cache: prompts would be computed anew.")
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
 

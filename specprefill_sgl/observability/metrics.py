@@ -23,6 +23,7 @@ class Metrics:
         self.tokens: Counter[str] = Counter()
         self.draft_tokens: Counter[str] = Counter()
         self.revivals: Counter[str] = Counter()
+        self.backfills: Counter[str] = Counter()
         self._prometheus = None if labels is None else _Prometheus(labels)
 
     def decided(self, outcome: Outcome, prompt_tokens: int, method: str) -> None:
@@ -52,6 +53,22 @@ class Metrics:
         if self._prometheus is not None:
             self._prometheus.reconsidered(outcome, tokens)
 
+    def backfilled(self, outcome: str) -> None:
+        """One sparse prompt that was to be prefilled whole, once nothing more is done for it.
+
+        `complete`: for the turn that may follow; `exact`: its own answer went on with it; `cancelled` with its request; `lost`:
+        evicted as it was computed; `displaced` by later ones.
+        """
+        self.backfills[outcome] += 1
+        if self._prometheus is not None:
+            self._prometheus.backfilled(outcome)
+
+    def backfilled_tokens(self, tokens: int) -> None:
+        """A piece was prefilled."""
+        self.tokens["backfilled"] += tokens
+        if self._prometheus is not None:
+            self._prometheus.backfilled_tokens.inc(tokens)
+
     def pool(self, used: int) -> None:
         """Slots of the draft's KV pool in use, cached prompts included."""
         if self._prometheus is not None:
@@ -61,7 +78,7 @@ class Metrics:
         """Plain values for `/server_info`."""
         requests = {how if not reason else f"{how}:{reason}": count for (how, reason), count in sorted(self.requests.items())}
         tokens = {"prompt_tokens": dict(self.tokens), "draft_tokens": dict(self.draft_tokens)}
-        return {"requests": requests, **tokens, "revivals": dict(self.revivals)}
+        return {"requests": requests, **tokens, "revivals": dict(self.revivals), "backfills": dict(self.backfills)}
 
 
 class _Prometheus:
@@ -85,6 +102,12 @@ class _Prometheus:
         self._revivals = PrometheusCounter(
             prefix + "revivals_total", "Answers asked what they lack, by what became of it.", [*names, "outcome"]
         )
+        self._backfills = PrometheusCounter(
+            prefix + "backfills_total", "Dropped tokens prefilled after all, by what became of it.", [*names, "outcome"]
+        )
+        self.backfilled_tokens = PrometheusCounter(
+            prefix + "backfill_tokens_total", "Prompt tokens prefilled when there was time.", names
+        ).labels(**labels)
         self._keep_ratio = Histogram(
             prefix + "keep_ratio", "Fraction of a sparse prompt that was kept.", names, buckets=_RATIOS
         ).labels(**labels)
@@ -108,6 +131,9 @@ class _Prometheus:
     def reconsidered(self, outcome: str, tokens: int) -> None:
         self._revivals.labels(**self._labels, outcome=outcome).inc()
         self._tokens.labels(**self._labels, disposition="revived").inc(tokens)
+
+    def backfilled(self, outcome: str) -> None:
+        self._backfills.labels(**self._labels, outcome=outcome).inc()
 
     def drafted(self, stages: list[tuple[str, float]], method: str, cached: int) -> None:
         self._draft_cached.inc(cached)

@@ -32,6 +32,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "keep_ratio_reason": state.keep.reason,
         "draft_tokens": outcome.draft_tokens,
         "draft_cached_tokens": outcome.draft_cached_tokens,
+        "backfilled": state.backfilled,
         "revived_tokens": sum(tokens for _, tokens in state.revived),
         "tokenize_ms": round(outcome.tokenize_ms, 3),
         "draft_ms": round(outcome.draft_ms, 3),

@@ -5,7 +5,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import msgspec
 
-from specprefill_sgl.config import PREFIX, SpecPrefillConfig
+from specprefill_sgl.config import PREFIX, Backfill, SpecPrefillConfig
 from specprefill_sgl.selection.rule import CHANGEABLE, PRESETS, Preset, Rule, expected
 
 MAX_TOKENS = 2**31 - 1
@@ -34,6 +34,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     revive_every: int | None = None
     revive_chunks: int | None = None
     revive_max: int | None = None
+    backfill: Backfill | None = None
     protect: tuple[tuple[int, int], ...] = ()
     return_positions: bool = False
     return_scores: bool = False
@@ -204,6 +205,7 @@ _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "spec_prefill_keep_last": ("keep_last", _tokens),
     "spec_prefill_revive_every": ("revive_every", _tokens),
     **{f"{PREFIX}_{name}": (name, _positive) for name in ("revive_chunks", "revive_max")},
+    "spec_prefill_backfill": ("backfill", _one_of(get_args(Backfill))),
     PROTECT: ("protect", _spans),
     "spec_prefill_return_positions": ("return_positions", _bool),
     "spec_prefill_return_scores": ("return_scores", _bool),

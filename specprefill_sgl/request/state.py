@@ -40,13 +40,15 @@ class PromptState:
     delta : int
         The same for every later token: tokens dropped.
     retractions, said_then : int
-        How often SGLang had retracted the request when it was last looked at, and the output tokens it had then.
+        How often the request had been retracted when it was last looked at, and the output tokens it had then.
     asked : list of int
         Output tokens when the answer was asked what it lacks.
     pause : int
         Output tokens until it is asked again; 0: as many as at first.
     revived : list of (int, int)
         Output tokens when something returned, and how many tokens that was.
+    backfilled : int or None
+        Output tokens when all that was dropped had been prefilled after all; from then on the request is a dense one.
     """
 
     options: RequestOptions
@@ -59,10 +61,11 @@ class PromptState:
     offsets: np.ndarray | None = None
     delta: int = 0
     retractions: int = 0
-    said_then: int = -1
+    said_then: int = 0
     asked: list[int] = field(default_factory=list)
     pause: int = 0
     revived: list[tuple[int, int]] = field(default_factory=list)
+    backfilled: int | None = None
 
     def decide(self, outcome: Outcome) -> None:
         """Record the outcome."""
@@ -76,6 +79,10 @@ class PromptState:
         assert self.outcome is not None
         self.outcome = msgspec.structs.replace(self.outcome, positions=positions)
         self._prefill(positions)
+
+    def backfill(self, said: int) -> None:
+        """Nothing is dropped any more, after so many output tokens."""
+        self.backfilled, self.offsets = said, None
 
     def _prefill(self, positions: np.ndarray) -> None:
         self.offsets, self.delta = offsets_of(positions), self.prompt_tokens - len(positions)

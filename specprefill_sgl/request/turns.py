@@ -121,6 +121,11 @@ class Turns:
     def __len__(self) -> int:
         return len(self._turns)
 
+    def forget(self, ids: array, namespace: tuple = ()) -> None:
+        """All turns of exactly this prompt."""
+        for turn in self._same(self._chain(ids, namespace), ids, namespace):
+            self._remove(turn)
+
     def clear(self) -> None:
         """Forget everything."""
         self._turns.clear()

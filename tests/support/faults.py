@@ -52,13 +52,17 @@ def register():
 
     from specprefill_sgl.hooks import scheduler
 
-    revive = scheduler.revive
+    revive, make_exact = scheduler.revive, scheduler.make_exact
 
     def at_once(*arguments):
         back = revive(*arguments)
         return [] if on("revive_at_once") else back
 
-    scheduler.revive = at_once
+    def exact_at_once(*arguments):
+        back = make_exact(*arguments)
+        return [] if on("exact_at_once") else back
+
+    scheduler.revive, scheduler.make_exact = at_once, exact_at_once
     PromptGroup._look_ahead, ModelPass.votes = failing_look_ahead, failing_votes
 """
 

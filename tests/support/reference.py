@@ -190,19 +190,19 @@ def answer_votes(model, ids, said, fresh, *, pool_kernel, ignore_first=0, ignore
     return torch.stack(rows)
 
 
-def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens):
+def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens, *, said=()):
     """Greedy tokens where after so many of them other positions are prefilled, and the answer so far after them.
 
-    `prefills` are (output tokens, positions), the first after none.
+    `prefills` are (output tokens, positions), the first after what was `said` already.
     """
-    tokens, changes = [], dict(prefills)
+    tokens, changes = list(said), dict(prefills)
     while len(tokens) < max_new_tokens:
-        said = len(tokens)
-        if said in changes:
-            kept = changes[said]
-            positions = [*kept, *range(n_prompt, n_prompt + said)]
+        now = len(tokens)
+        if now in changes:
+            kept = changes[now]
+            positions = [*kept, *range(n_prompt, n_prompt + now)]
             logits, cache = _forward(model, [*(ids[p] for p in kept), *tokens], positions, None)
         else:
-            logits, cache = _forward(model, tokens[-1:], [n_prompt + said - 1], cache)
+            logits, cache = _forward(model, tokens[-1:], [n_prompt + now - 1], cache)
         tokens.append(int(logits.argmax()))
     return tokens
