@@ -80,18 +80,18 @@ def _round(url: str, arguments: argparse.Namespace, mode: str, number: int) -> d
     launch.flush(url, deadline_s=120)
     draw = random.Random(number)  # the same prompts for both modes; the flush forgets them
     stop = threading.Event()
-    streams = [_Stream(url, launch.random_ids(draw, 64), MODES["dense"], 8000, stop) for _ in range(arguments.streams)]
+    streams = [Stream(url, launch.random_ids(draw, 64), MODES["dense"], 8000, stop) for _ in range(arguments.streams)]
     while not all(len(stream.times) > 3 for stream in streams):
         time.sleep(0.05)
     start = time.perf_counter()
-    long = [_Stream(url, launch.random_ids(draw, arguments.length), MODES[mode], 2, stop) for _ in range(arguments.prompts)]
+    long = [Stream(url, launch.random_ids(draw, arguments.length), MODES[mode], 2, stop) for _ in range(arguments.prompts)]
     for stream in long:
         stream.join()
     end = max(stream.times[0] for stream in long)
     stop.set()
     for stream in streams:
         stream.join()
-    gaps = [gap for stream in streams for gap in _gaps(stream.times, start, end)]
+    gaps = [gap for stream in streams for gap in gaps_between(stream.times, start, end)]
     return {
         "method": mode,
         "number": number,
@@ -103,12 +103,12 @@ def _round(url: str, arguments: argparse.Namespace, mode: str, number: int) -> d
     }
 
 
-def _gaps(times: list[float], start: float, end: float) -> list[float]:
+def gaps_between(times: list[float], start: float, end: float) -> list[float]:
     """Gaps that overlap with the time from `start` to `end`."""
     return [after - before for before, after in itertools.pairwise(times) if after > start and before < end]
 
 
-class _Stream(threading.Thread):
+class Stream(threading.Thread):
     """A streaming request that ends itself once `stop` is set; `times` are those of its tokens, in seconds."""
 
     def __init__(self, url: str, ids: list[int], custom: dict, tokens: int, stop: threading.Event):

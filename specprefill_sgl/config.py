@@ -16,7 +16,7 @@ Backfill = Literal["off", "turn", "answer"]
 
 _LOWEST = {
     **{"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0},
-    **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1, "backfill_tokens": 1},
+    **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1, "backfill_tokens": 1, "backfill_decodes": 1},
 }
 
 
@@ -62,6 +62,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Whether dropped tokens are prefilled when there is time: for the turn that may follow, or for the rest of the answer.
     backfill_tokens : int
         At most so many at a time.
+    backfill_decodes : int or None
+        Decodes between two times, while anything is decoded; None: one for the answer, 16 for the turn that may follow.
     keep_first : int
         Tokens at the start whose chunks are always kept.
     keep_last : int or None
@@ -97,11 +99,16 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     revive_chunks: int = 8
     revive_max: int = 8
     backfill: Backfill = "off"
-    backfill_tokens: int = 512
+    backfill_tokens: int = 256
+    backfill_decodes: int | None = None
     keep_first: int = 0
     keep_last: int | None = None
     protect_roles: tuple[str, ...] = ()
     draft_max_tokens: int | None = None
+
+    def decodes_between_pieces(self, mode: Backfill) -> int:
+        """Of a backfill; a turn can wait for the pause before it."""
+        return self.backfill_decodes or (1 if mode == "answer" else 16)
 
     @property
     def rule(self) -> Rule:

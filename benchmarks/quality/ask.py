@@ -11,7 +11,14 @@ from benchmarks.quality.controls import CONTROLS
 
 IN_FLIGHT = 8
 DENSE = "dense"
-REVIVED = {f"revived_{every}": every for every in (1, 2, 4)}  # best, with tokens that return after so many
+_BACKFILL = {"spec_prefill_backfill": "answer"}
+# best, with tokens that return while the answer is written
+RECOVERED: dict[str, dict] = {
+    **{f"revived_{every}": {"spec_prefill_revive_every": every} for every in (1, 2, 4)},
+    "backfilled": _BACKFILL,
+    "revived_and_backfilled": {"spec_prefill_revive_every": 1, **_BACKFILL},
+}
+ALONE = ("backfilled", "revived_and_backfilled")  # of which one is asked at a time: there must be time for it
 
 
 def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_tokens: Callable[[str], int]) -> dict:
@@ -22,14 +29,16 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
     custom: dict[str, object] = {"spec_prefill": method != DENSE}
     if method != DENSE:
         custom["spec_prefill_keep_ratio"] = keep_ratio
-    if method in REVIVED:
-        custom["spec_prefill_revive_every"] = REVIVED[method]
+    custom |= RECOVERED.get(method, {})
     if method in CONTROLS:
         end = count_tokens(example.prompt)
         custom["spec_prefill_method"] = method
         custom["spec_prefill_protect"] = [end - count_tokens(example.question), end]
     params = {"temperature": 0, "max_new_tokens": count_tokens(example.answer) + 3, "custom_params": custom}
-    response = requests.post(url + "/generate", json={"text": example.prompt, "sampling_params": params}, timeout=600)
+    body = {"text": example.prompt, "sampling_params": params}
+    if method in RECOVERED:
+        body["extra_key"] = f"{method} {keep_ratio}"  # what one leaves in the radix cache is none of the others' business
+    response = requests.post(url + "/generate", json=body, timeout=600)
     if response.status_code != 200:
         raise RuntimeError(f"/generate answered {response.status_code}: {response.text}")
     reply = response.json()
@@ -44,6 +53,7 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
         "keep_ratio": keep_ratio if method != DENSE else 1.0,
         "prompt_tokens": info["prompt_tokens"],
         "kept_tokens": info["kept_tokens"],
+        "backfilled": info["backfilled"],
         "output": reply["text"],
         "answer": example.answer,
         "right": tasks.is_right(example, reply["text"]),
@@ -51,9 +61,9 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
     }
 
 
-def ask_all(jobs: list[Callable[[], dict]], sink: Callable[[dict], None], bar: tqdm) -> None:
+def ask_all(jobs: list[Callable[[], dict]], sink: Callable[[dict], None], bar: tqdm, in_flight: int = IN_FLIGHT) -> None:
     """Run jobs, a few in flight; every row goes to `sink` as soon as it is there. The first failure ends the run."""
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(in_flight) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
             for future in futures:

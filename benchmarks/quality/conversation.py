@@ -15,18 +15,21 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.server import QualityServer
 
 TURNS = 6
-MODES = {
-    "dense": None,
-    "fresh selection each turn": "fresh",
-    "sticky without revival": "no_revival",
-    "sticky with revival": "sticky",
+BACKFILL = "backfill between turns"
+# what turns are selected from (`benchmarks.quality.plugin`), and what requests ask for
+MODES: dict[str, tuple[str | None, dict]] = {
+    "dense": (None, {"spec_prefill": False}),
+    "fresh selection each turn": ("fresh", {}),
+    "sticky without revival": ("no_revival", {}),
+    "sticky with revival": ("sticky", {}),
+    BACKFILL: ("sticky", {"spec_prefill_backfill": "turn"}),
 }
 
 
 def run(server: QualityServer, tokenizer, length: int, keep_ratio: float, conversations: int, results: Results) -> None:
     """One row per turn: whether it was right, tokens kept, tokens prefilled, time to the first token (ms)."""
     with tqdm(total=len(MODES) * conversations * TURNS, desc="turns") as bar:
-        for mode, setting in MODES.items():
+        for mode, (setting, custom) in MODES.items():
             for number in range(conversations):
                 if {
                     "method": mode,
@@ -38,13 +41,14 @@ def run(server: QualityServer, tokenizer, length: int, keep_ratio: float, conver
                     bar.update(TURNS)
                     continue
                 server.choose(turns=setting)
-                for row in _conversation(server.url, tokenizer, length, keep_ratio, number, dense=setting is None):
+                custom = {"spec_prefill_keep_ratio": keep_ratio, **custom}
+                for row in _conversation(server.url, tokenizer, length, number, custom):
                     results.add({"method": mode, "task": "conversation", **row})
                     bar.update()
 
 
 def table(rows: list[dict]) -> str:
-    """Per turn and mode: accuracy, tokens prefilled and TTFT, medians."""
+    """Per turn and mode: accuracy, tokens prefilled and TTFT, medians; of backfill also how many answers are the dense ones."""
     turns = sorted({row["turn"] for row in rows})
     lines = ["| mode | figure | " + " | ".join(f"turn {turn + 1}" for turn in turns) + " |", "|---" * (2 + len(turns)) + "|"]
     for mode in MODES:
@@ -55,6 +59,8 @@ def table(rows: list[dict]) -> str:
                 _line(mode, "tokens prefilled", mine, lambda some: f"{np.median([row['prefilled'] for row in some]):.0f}")
             )
             lines.append(_line(mode, "TTFT ms", mine, lambda some: f"{np.median([row['ttft_ms'] for row in some]):.0f}"))
+        if mode == BACKFILL:
+            lines.append(_line(mode, "as dense, same history", mine, functools.partial(_as_dense, rows)))
     return "\n".join(lines)
 
 
@@ -62,32 +68,55 @@ def _line(mode: str, figure: str, turns: list[list[dict]], show: Callable[[list[
     return f"| {mode} | {figure} | " + " | ".join(show(some) for some in turns) + " |"
 
 
+def _as_dense(rows: list[dict], some: list[dict]) -> str:
+    """Of conversations whose earlier answers were the dense ones: how many answers are, token by token."""
+    outputs = {(row["method"], row["number"], row["turn"]): row["output"] for row in rows if "output" in row}
+
+    def history(mode: str, row: dict, turns: int) -> list:
+        return [outputs.get((mode, row["number"], turn)) for turn in range(turns)]
+
+    comparable = [row for row in some if history("dense", row, row["turn"]) == history(BACKFILL, row, row["turn"])]
+    same = sum(outputs.get(("dense", row["number"], row["turn"])) == row["output"] for row in comparable)
+    return f"{same} of {len(comparable)}"
+
+
 def _accuracy(rows: list[dict]) -> str:
     low, high = interval(row["right"] for row in rows)
     return f"{np.mean([row['right'] for row in rows]):.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _conversation(url: str, tokenizer, length: int, keep_ratio: float, number: int, *, dense: bool):
+def _conversation(url: str, tokenizer, length: int, number: int, custom: dict):
     count = functools.partial(_count, tokenizer)
     document, questions = tasks.conversation(length, number, count, TURNS)
     ids = tokenizer.encode(document, add_special_tokens=False)
     for turn, (question, answer) in enumerate(questions):
         ids = ids + tokenizer.encode("\n\n" + question, add_special_tokens=False)
-        custom = {"spec_prefill": not dense, "spec_prefill_keep_ratio": keep_ratio}
+        done = _completed(url)
         output, text, meta, ttft_ms = _stream(url, ids, custom, count(answer))
         example = tasks.Example("conversation", length, number, "", question, answer)
         yield {
             "length": length,
             "number": number,
             "turn": turn,
-            "keep_ratio": keep_ratio,
+            "keep_ratio": custom["spec_prefill_keep_ratio"],
             "right": tasks.is_right(example, text),
             "kept_tokens": meta["spec_prefill"]["kept_tokens"],
             "prefilled": meta["spec_prefill"]["kept_tokens"] - meta["cached_tokens"],
             "draft_cached_tokens": meta["spec_prefill"]["draft_cached_tokens"],
             "ttft_ms": ttft_ms,
+            "reason": meta["spec_prefill"]["reason"],
+            "output": output,
         }
         ids = ids + output
+        if "spec_prefill_backfill" in custom and meta["spec_prefill"]["applied"]:
+            while _completed(url) == done:  # people read answers for longer
+                time.sleep(0.05)
+
+
+def _completed(url: str) -> int:
+    """Prompts that were prefilled whole when there was time."""
+    state = requests.get(url + "/server_info", timeout=60).json()["internal_states"][0]
+    return state["spec_prefill"]["counters"]["backfills"].get("complete", 0)
 
 
 def _stream(url: str, ids: list[int], custom: dict, tokens: int) -> tuple[list[int], str, dict, float]:

@@ -20,9 +20,9 @@ LENGTHS = (512, 1024, 2048, 4096, 8192)
 SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the first two by the paper's rule
 EARLY_LAYERS = {f"early_layers_{count}": count for count in (2, 3)}  # by `best`, as is the next
 OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
-METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.REVIVED, *EARLY_LAYERS, OWN_TOKENS)
-_REVIVED = "revived"  # a server with its radix cache on
-_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)} | dict.fromkeys(ask.REVIVED, _REVIVED)
+METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.RECOVERED, *EARLY_LAYERS, OWN_TOKENS)
+_RECOVERED = "recovered"  # a server with its radix cache on
+_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)} | dict.fromkeys(ask.RECOVERED, _RECOVERED)
 _PAPER = (SPECPREFILL, SELF_DRAFT, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
@@ -82,8 +82,8 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
 
 def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib.AbstractContextManager[QualityServer]:
     """A server whose prompts are read by the pair's draft, or by what a method is named after."""
-    every = () if reader == _REVIVED else ("--disable-radix-cache",)
-    if reader in ("pair", _REVIVED):
+    every = ("--spec-prefill-backfill-tokens", "512") if reader == _RECOVERED else ("--disable-radix-cache",)
+    if reader in ("pair", _RECOVERED):
         heads = ("--spec-prefill-heads", str(launch.HEADS)) if draft == launch.DRAFT else ()
         return serve(target, draft, folder, *every, *heads)
     if reader == SELF_DRAFT:
@@ -104,7 +104,8 @@ def send(blocks: list[Block], server: QualityServer, results: Results, count_tok
             if cells:
                 server.choose(selection="paper" if block.method in (*_PAPER, ask.DENSE) else "best", **block.settings)
                 bar.set_postfix_str(f"{block.method} {block.settings or ''}")
-                ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar)
+                at_once = 1 if block.method in ask.ALONE else ask.IN_FLIGHT
+                ask.ask_all(list(_jobs(block, cells, server.url, count_tokens)), results.add, bar, at_once)
 
 
 def _row(block: Block, cell: tuple) -> dict:

@@ -45,6 +45,7 @@ TASKS = {
     "multi_key": Task("retrieval", lambda r, w: forms.pass_keys(r, w[:16], 1)),
     "multi_value": Task("retrieval", lambda r, w: _one(r, forms.many_values(r, w[0], 3), forms.pass_keys(r, w[1:7], 0))),
     "multi_query": Task("retrieval", lambda r, w: forms.many_queries(r, w[:8], 3), common_words=True),
+    "six_queries": Task("retrieval", lambda r, w: forms.many_queries(r, w[:8], 6), common_words=True),
     "variables": Task("tracing", lambda r, w: _one(r, forms.variables(r, w[:3]), forms.variables(r, w[3:6]))),
     "votes": Task("aggregation", lambda r, w: forms.votes(r, w[:3], 18)),
     "facts": Task("question answering", lambda r, w: forms.people(r, w[:12], 1)),

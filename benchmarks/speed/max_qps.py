@@ -7,6 +7,7 @@ a row. With `--rates` it measures these levels and no others, to see in long one
 
 import argparse
 import functools
+import itertools
 import math
 import random
 import tempfile
@@ -25,7 +26,8 @@ from benchmarks.speed.servers import Servers, serve
 from benchmarks.speed.streams import open_loop
 
 _TOLERATED = 0.03
-_MODES = ("dense", "sparse")
+_MODES = ("dense", "sparse", "backfill")
+_CUSTOM = {"backfill": {"spec_prefill_backfill": "turn"}}  # sparse too, and prompts are prefilled whole when there is time
 
 
 class Limits(NamedTuple):
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--ttft-limit", type=float, help="seconds; default: twice a dense request alone")
     parser.add_argument("--limit", type=float, help="seconds of a whole request; default: three times a dense one alone")
     parser.add_argument("--rates", type=float, nargs="+", help="levels, requests a second, instead of a search")
-    parser.add_argument("--modes", nargs="+", choices=_MODES, default=_MODES)
+    parser.add_argument("--modes", nargs="+", choices=_MODES, default=_MODES[:2])
     parser.add_argument("--first-token-only", action="store_true", help="no limit on whole requests")
     arguments = parser.parse_args()
     out = shared.rows_of("max_qps", arguments)
@@ -62,6 +64,7 @@ def main() -> None:
         limits = Limits(arguments.ttft_limit or 2 * alone["dense"][0], whole)
         duration_s = arguments.duration * alone["dense"][1]
         for mode in arguments.modes:
+            alone.setdefault(mode, alone["sparse"])
             level = functools.partial(_level, servers, arguments, mode)
             judged = functools.partial(judge, level, limits, duration_s, arguments.requests)
             found = map(judged, arguments.rates) if arguments.rates else search(judged, 1 / alone[mode][0], arguments.steps)
@@ -90,7 +93,8 @@ def levels_table(rows: list[dict]) -> str:
 def table(rows: list[dict]) -> str:
     """Markdown: the highest passing and the lowest failing rate of each mode."""
     lines = ["| mode | TTFT limit s | limit s | passes at | fails at | median TTFT s there |", "|---" * 6 + "|"]
-    for mode in _MODES:
+    modes = [mode for mode in _MODES if any(row["method"] == mode for row in rows)]
+    for mode in modes:
         mine = [row for row in rows if row["method"] == mode]
         best = max((row for row in mine if row["passes"]), key=lambda row: row["rate"], default=None)
         worst = min((row for row in mine if not row["passes"]), key=lambda row: row["rate"], default=None)
@@ -100,8 +104,9 @@ def table(rows: list[dict]) -> str:
         first, whole = best["limits"]
         limits = f"{first:.2f} | {'none' if whole is None else f'{whole:.2f}'}"
         lines.append(f"| {mode} | {limits} | {best['rate']:.3f}/s | {worst['rate']:.3f}/s | {median:.2f} |")
-    rates = {mode: max(row["rate"] for row in rows if row["method"] == mode and row["passes"]) for mode in _MODES}
-    return "\n".join([*lines, "", f"sparse / dense: {rates['sparse'] / rates['dense']:.2f}x"])
+    rates = {mode: max(row["rate"] for row in rows if row["method"] == mode and row["passes"]) for mode in modes}
+    ratios = [f"{one} / {other}: {rates[one] / rates[other]:.2f}x" for other, one in itertools.pairwise(modes)]
+    return "\n".join([*lines, "", *ratios])
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -151,7 +156,8 @@ def _level(servers: Servers, arguments: argparse.Namespace, mode: str, rate: flo
     launch.flush(url, deadline_s=600)
     draw = random.Random(f"{rate}/{count}")
     prompts = [launch.random_ids(draw, arguments.length) for _ in range(count)]
-    return open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=1 / rate)
+    custom = _CUSTOM.get(mode)
+    return open_loop(url, prompts, output_tokens=arguments.output_tokens, gap_s=1 / rate, custom=custom)
 
 
 if __name__ == "__main__":

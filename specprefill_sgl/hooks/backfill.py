@@ -2,8 +2,8 @@
 
 An internal request of the plain prompt computes the next piece of it, after what the radix cache has of it already. It is in
 the queue only during one admission, and only if nothing else waits; it is never chunked, so that what arrives waits for one
-piece at most, and a decode lies between two pieces. It ends with its prefill, which leaves its KV in the radix cache, and
-nobody hears of it.
+piece at most, and decodes lie between two pieces. It ends with its prefill, which leaves its KV in the radix cache, and nobody
+hears of it.
 
 When the whole prompt is there, the turn that follows finds an exact prefix; or the request itself goes back to the queue
 (`hooks.readmission`) with its plain ids and is from there on a dense request that continues its own answer.
@@ -32,10 +32,15 @@ from specprefill_sgl.request.state import sparse_state_of
 from specprefill_sgl.stage.stage import Stage
 
 _PIECE = "_spec_prefill_piece"  # marks internal requests
+_DECODES = "_spec_prefill_decodes"  # since the last prefill
 
 
 def look_after(scheduler: Any, stage: Stage) -> None:
     """Follow the requests that asked for it, and the piece in flight. Before SGLang schedules."""
+    last = scheduler.last_batch
+    if last is not None:
+        decoded = last.forward_mode.is_decode() or last.forward_mode.is_mixed()
+        setattr(scheduler, _DECODES, _decodes(scheduler) + 1 if decoded else 0)
     if any(_is_piece(req) for req in scheduler.waiting_queue):  # preempted or retracted for others, it would wait on
         scheduler.waiting_queue = [req for req in scheduler.waiting_queue if not _is_piece(req)]
     for job in list(jobs_of(scheduler)):
@@ -137,7 +142,7 @@ def a_piece(scheduler: Any, stage: Stage, running_batch: Any) -> Iterator[None]:
 def _next(scheduler: Any, stage: Stage, running_batch: Any) -> Job | None:
     """The job that may go on now: of answers that are being written first."""
     jobs = jobs_of(scheduler)
-    if not jobs or not _has_time(scheduler, stage, running_batch) or any(job.piece is not None for job in jobs):
+    if not jobs or not _has_time(scheduler, stage) or any(job.piece is not None for job in jobs):
         return None
     for job in sorted(jobs, key=lambda job: job.mode != "answer"):
         is_new = job.req is not None and not job.req.output_ids  # its own prefill comes first
@@ -153,19 +158,22 @@ def _next(scheduler: Any, stage: Stage, running_batch: Any) -> Job | None:
 
 def _may_go_on(scheduler: Any, stage: Stage, running_batch: Any, job: Job) -> bool:
     """Whether there is something to do, in time, that stays."""
+    if not running_batch.is_empty() and _decodes(scheduler) < stage.config.decodes_between_pieces(job.mode):
+        return False
     if job.req is not None and _is_whole(scheduler, stage, job):
         return False
     return _is_in_time(scheduler, stage, running_batch, job) and _fits(scheduler, running_batch, job)
 
 
-def _has_time(scheduler: Any, stage: Stage, running_batch: Any) -> bool:
-    """Nothing waits, and what runs has decoded since the last prefill."""
-    if scheduler.waiting_queue or stage.is_drafting or scheduler.chunked_req is not None:
-        return False
-    if scheduler.grammar_manager.grammar_queue:
-        return False
-    last = scheduler.last_batch
-    return running_batch.is_empty() or last is None or not last.forward_mode.is_extend() or last.forward_mode.is_mixed()
+def _has_time(scheduler: Any, stage: Stage) -> bool:
+    """Whether nothing waits."""
+    waits = scheduler.waiting_queue or scheduler.grammar_manager.grammar_queue
+    return not (waits or stage.is_drafting or scheduler.chunked_req is not None)
+
+
+def _decodes(scheduler: Any) -> int:
+    """Decodes since the last prefill."""
+    return getattr(scheduler, _DECODES, 0)
 
 
 def _size(scheduler: Any, stage: Stage, running_batch: Any) -> int:
@@ -176,11 +184,12 @@ def _size(scheduler: Any, stage: Stage, running_batch: Any) -> int:
 
 
 def _is_in_time(scheduler: Any, stage: Stage, running_batch: Any, job: Job) -> bool:
-    """Whether the answer can still be written when its prompt is complete: a piece and a token take turns."""
+    """Whether the answer can still be written when its prompt is complete: pieces and tokens take turns."""
     if job.mode == "turn":
         return True
     left = job.req.sampling_params.max_new_tokens - len(job.req.output_ids)
-    return len(job.ids) - job.covered <= left * _size(scheduler, stage, running_batch)
+    pieces = left // stage.config.decodes_between_pieces(job.mode)
+    return len(job.ids) - job.covered <= pieces * _size(scheduler, stage, running_batch)
 
 
 def _fits(scheduler: Any, running_batch: Any, job: Job) -> bool:

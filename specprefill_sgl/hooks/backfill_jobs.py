@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+from specprefill_sgl.config import Backfill
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.request.options import given
 from specprefill_sgl.request.state import state_of
@@ -39,7 +40,7 @@ class Job:
     req: Any
     ids: array
     prompt_tokens: int
-    mode: str
+    mode: Backfill
     lora_id: str | None
     namespace: tuple
     covered: int = 0

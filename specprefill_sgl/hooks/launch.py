@@ -37,6 +37,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("revive_max", int, "At most so many times a request."),
     ("backfill", str, "Prefill dropped tokens when there is time: off, turn (for the next one) or answer (for its rest)."),
     ("backfill_tokens", int, "At most so many at a time."),
+    ("backfill_decodes", int, "Decodes between two times, while anything is decoded. Default 1; for the next turn 16."),
     ("keep_first", int, "Tokens at the start whose chunks are always kept."),
     ("keep_last", int, "The same at the end. Default: the target's sliding window; of best, 48 in an eighth of the budget."),
     ("protect_roles", str, "Roles of chat messages that are kept whole, separated by commas. Default: none."),

@@ -186,9 +186,9 @@ def test_streams_logprobs_patterns_and_samples_go_on(case, server):
     lengths = [len(said) for said in stream.said]
     assert lengths == sorted(lengths)
     server.flush()
-    reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "regex": "(ab|cd)*"})
+    reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "regex": "(ab|cd){20}"})
     assert reply["meta_info"]["spec_prefill"]["backfilled"]
-    assert re.fullmatch("((ab|cd)*)[abcd]?", reply["text"])
+    assert re.fullmatch("(ab|cd)+[ac]?", reply["text"])
     server.flush()
     for one in server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "n": 2}):
         assert one["output_ids"] == _wanted(case, ids, one)
