@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import launch
-from benchmarks.soak.run import run, slope
+from benchmarks.soak.run import RECOVERY, run, slope
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs=2, default=(8, 64), metavar=("LOW", "HIGH"), help="goes up and down")
     parser.add_argument("--pool", type=int, default=4000, help="--max-total-tokens")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recovery", action="store_true", help="requests besides whose dropped tokens come back")
     launch.add_option(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -31,6 +32,7 @@ def main() -> None:
             seed=arguments.seed,
             pool=arguments.pool,
             option=arguments.option,
+            more=RECOVERY if arguments.recovery else {},
         )
     print(json.dumps({"counts": outcome.counts, "memory_slope_mib_per_minute": slope(outcome.memory)}, indent=2))
     for problem in outcome.problems[:20]:

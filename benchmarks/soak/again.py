@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import launch
 from benchmarks.soak.clients import Asked, generate
+from benchmarks.soak.recovered import changes, wrong
 from specprefill_sgl.selection.chunks import leading_run
 
 _SHARED = 8  # tokens that random prompts may share at their beginning
@@ -31,6 +32,14 @@ def ask_again(url: str, turns: list[Asked], *, replicas: int) -> Iterator[Verdic
     """
     launch.flush(url)
     for number, asked in enumerate(turns):
+        if changes(asked.reply):
+            if number:  # the prompt of a next turn may have begun with what was evicted since
+                yield Verdict("next turns that recovered")
+                continue
+            launch.flush(url)
+            found = wrong(url, asked)
+            yield Verdict("asked again in parts", found and f"{_named(asked)} {found}")
+            continue
         alone = _alone(url, asked)
         if _decided(alone) == _decided(asked.reply):
             yield Verdict("asked again", _wrong_tokens(asked, alone))

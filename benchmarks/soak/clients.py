@@ -10,6 +10,9 @@ from benchmarks import launch
 
 TIMEOUT_S = 180
 _BAD = ({"spec_prefill_keep_ratio": 0}, {"spec_prefill_nonsense": 1}, {"spec_prefill_protect": [5, 2]}, {"spec_prefill": "yes"})
+_REVIVE = {"spec_prefill_revive_every": 2, "spec_prefill_chunk_size": 4, "spec_prefill_pool_kernel": 5}  # random words
+_BACKFILL = [{"spec_prefill_backfill": mode} for mode in ("turn", "answer")]
+_RECOVERIES = (_REVIVE, *_BACKFILL, *({**_REVIVE, **one} for one in _BACKFILL))
 
 
 class Asked(NamedTuple):
@@ -45,8 +48,23 @@ def _sparse(url: str, draw: random.Random) -> list[Asked]:
     return [Asked(ids, custom, generate(url, ids, custom, draw.randint(2, 64)))]
 
 
+def _recovering(url: str, draw: random.Random) -> list[Asked]:
+    """Long answers of which some are asked what they lack, some have their prompts prefilled whole."""
+    ids = _ids(draw, 220, 2500)
+    custom = {"spec_prefill_keep_ratio": draw.choice((0.1, 0.2)), **draw.choice(_RECOVERIES)}
+    return [Asked(ids, custom, generate(url, ids, custom, draw.randint(16, 200)))]
+
+
 def _conversation(url: str, draw: random.Random) -> list[Asked]:
-    turns, ids, custom = [], _ids(draw, 300, 1200), {"spec_prefill_keep_ratio": 0.2}
+    return _turns(url, draw, {})
+
+
+def _recovering_conversation(url: str, draw: random.Random) -> list[Asked]:
+    return _turns(url, draw, draw.choice(_RECOVERIES))
+
+
+def _turns(url: str, draw: random.Random, recovery: dict) -> list[Asked]:
+    turns, ids, custom = [], _ids(draw, 300, 1200), {"spec_prefill_keep_ratio": 0.2, **recovery}
     for _ in range(draw.randint(2, 4)):
         reply = generate(url, ids, custom, draw.randint(3, 48))
         turns.append(Asked(ids, custom, reply))
@@ -55,12 +73,20 @@ def _conversation(url: str, draw: random.Random) -> list[Asked]:
 
 
 def _abort(url: str, draw: random.Random) -> None:
+    _aborted(url, draw, {})
+
+
+def _recovering_abort(url: str, draw: random.Random) -> None:
+    _aborted(url, draw, draw.choice(_RECOVERIES))
+
+
+def _aborted(url: str, draw: random.Random, custom: dict) -> None:
     rid = f"abort-{draw.getrandbits(60)}"
     waiting = threading.Timer(
         draw.random() * 2, requests.post, [url + "/abort_request"], {"json": {"rid": rid}, "timeout": TIMEOUT_S}
     )
     waiting.start()
-    reply = generate(url, _ids(draw, 220, 2500), {"spec_prefill_keep_ratio": 0.3}, 200, rid=rid)
+    reply = generate(url, _ids(draw, 220, 2500), {"spec_prefill_keep_ratio": 0.3, **custom}, 200, rid=rid)
     waiting.join()
     if reply["meta_info"]["finish_reason"]["type"] not in ("abort", "length"):
         raise RuntimeError(f"an aborted request ended with {reply['meta_info']['finish_reason']}")
@@ -89,7 +115,10 @@ CLIENTS = {
     "dense": _dense,
     "sparse": _sparse,
     "conversation": _conversation,
+    "recovering": _recovering,
+    "recovering conversation": _recovering_conversation,
     "abort": _abort,
+    "recovering abort": _recovering_abort,
     "disconnect": _disconnect,
     "bad": _bad,
 }

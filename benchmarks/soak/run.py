@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from benchmarks.soak.again import ask_again
 from benchmarks.soak.clients import CLIENTS, Asked
 
 _KINDS = {"dense": 20, "sparse": 40, "conversation": 12, "abort": 10, "disconnect": 8, "bad": 10}
+RECOVERY = {"recovering": 40, "recovering conversation": 15, "recovering abort": 10}  # these besides
 _SAMPLED = 0.1
 
 
@@ -41,24 +42,25 @@ def run(
     pool: int,
     option: Sequence[str],
     pair: tuple[Path, Path] = (launch.TARGET, launch.DRAFT),
+    more: Mapping[str, int] = {},
 ) -> Outcome:
-    """A server of a target and its draft, the soak on it, and what its log counted."""
+    """A server of a target and its draft, the soak on it, and what its log counted; `more` kinds of requests than usual."""
     limits = {"chunked_prefill_size": "512", "max_total_tokens": str(pool), "max_running_requests": "32"}
     limits["schedule_conservativeness"] = "0.05"  # admit more than the pool holds
     words = launch.command(pair[0], *launch.sparse_flags(pair[1], min_tokens=200), *option, dtype="float32", **limits)
     # SGLang then retracts all the time, but not, as by default, every third decode: whoever it picks would starve
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
     with launch.serve(words, folder / "server.log", retracting) as url:
-        outcome = soak(url, minutes * 60, in_flight, seed)
+        outcome = soak(url, minutes * 60, in_flight, seed, more)
         log = (folder / "server.log").read_text()
     outcome.counts["retractions"] = log.count("Testing retraction.") + log.count("KV cache pool is full. Retract")
     return outcome
 
 
-def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Outcome:
+def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int, more: Mapping[str, int] = {}) -> Outcome:
     """Run the mix for a time, then check what is left."""
     outcome, lock, start = Outcome(), threading.Lock(), time.monotonic()
-    before = _states(url)
+    before, kinds = _states(url), {**_KINDS, **more}
 
     def client(number: int) -> None:
         draw = random.Random(f"{seed}/{number}")
@@ -66,7 +68,7 @@ def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Out
             if number >= _level(now, *in_flight):
                 time.sleep(0.2)
                 continue
-            kind = draw.choices(list(_KINDS), _KINDS.values())[0]
+            kind = draw.choices(list(kinds), kinds.values())[0]
             try:
                 kept = CLIENTS[kind](url, draw)
             except Exception as error:
@@ -76,7 +78,8 @@ def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Out
             with lock:
                 outcome.counts[kind] += 1
                 # replicas remember their own conversations only, so a turn may be asked afresh by another one
-                if kept and draw.random() < _SAMPLED and (kind != "conversation" or len(before) == 1):
+                share = 3 * _SAMPLED if kind in RECOVERY else _SAMPLED
+                if kept and draw.random() < share and ("conversation" not in kind or len(before) == 1):
                     outcome.sampled.append(kept)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(in_flight[1])]
@@ -87,6 +90,7 @@ def soak(url: str, seconds: float, in_flight: tuple[int, int], seed: int) -> Out
             outcome.memory.append((time.monotonic() - start, _memory()))
             bar.update(min(round(time.monotonic() - start), round(seconds)) - bar.n)
             time.sleep(1)
+    outcome.counts.update(_recoveries(url))
     if failures := sum(_draft_errors(url)):
         outcome.problems.append(f"the draft failed for {failures} prompts")
     _check_rest(url, before, outcome)
@@ -122,6 +126,15 @@ def _check_rest(url: str, before: list[dict], outcome: Outcome) -> None:
 def _blocks(url: str) -> list[dict]:
     """What the server says of the plugin, per data-parallel rank."""
     return [one["spec_prefill"] for one in requests.get(url + "/server_info", timeout=60).json()["internal_states"]]
+
+
+def _recoveries(url: str) -> Counter:
+    """Answers that were asked what they lack, prompts that were prefilled whole, by what became of them."""
+    found: Counter = Counter()
+    for block in _blocks(url):
+        for name in ("revivals", "backfills"):
+            found.update({f"{name} {outcome}": count for outcome, count in block["counters"][name].items()})
+    return found
 
 
 def _draft_errors(url: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Dropped tokens are prefilled when there is time: the same tokens as a Hugging Face reference that switches to all of them."""
 
 import itertools
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,13 @@ CUSTOM = {"spec_prefill_keep_ratio": KEEP, "spec_prefill_return_positions": True
 ANSWER = {**CUSTOM, "spec_prefill_backfill": "answer"}
 TURN = {**CUSTOM, "spec_prefill_backfill": "turn"}
 LATER = {"spec_prefill_keep_ratio": KEEP, "spec_prefill_min_tokens": 200}  # a turn that adds less is dense after a whole prefix
+_PRIORITIES = ["--enable-priority-scheduling", "--max-running-requests", "3"]
 SERVERS = {
     "overlap": ("llama", []),
     "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule"]),
     "two ranks": ("llama", ["--tp", "2"]),
     "mixed chunks, pages": ("llama", ["--enable-mixed-chunk", "--page-size", "16"]),
+    "retracted, preempted": ("llama", _PRIORITIES),
     "crowded": ("llama", ["--max-running-requests", "3", "--max-total-tokens", "6000"]),
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "overlap"]
@@ -39,7 +42,8 @@ def case(request, pair_of, hugging_face, tmp_path_factory):
     folder = tmp_path_factory.mktemp("backfill")
     faults = Faults(folder / "faults")
     flags = sparse_options(draft, backfill_tokens=PIECE)
-    with serve(folder, target, *flags, "--enable-metrics", *options, env=faults.env) as server:
+    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"} if options is _PRIORITIES else {}
+    with serve(folder, target, *flags, "--enable-metrics", *options, env=faults.env | retracting) as server:
         yield server, faults, hugging_face(target), hugging_face(draft)
 
 
@@ -94,11 +98,19 @@ def test_an_answer_goes_on_with_all_tokens(case, server):
 def test_neighbours_do_not_matter(case, server):
     """Eight at once, of every kind: each is what it would be alone."""
     prompts = [prompt_ids(300 + 40 * seed, seed=seed) for seed in range(8)]
-    kinds = [ANSWER, TURN, {"spec_prefill": False}, ANSWER] * 2
+    kinds = [
+        ANSWER,
+        TURN,
+        {"spec_prefill": False},
+        {**ANSWER, "spec_prefill_revive_every": 2, "spec_prefill_selection": "paper"},
+    ] * 2
+    fields = [{"priority": 20 * (at % 3)} if server.state()["enable_priority_scheduling"] else {} for at in range(8)]
+
+    def ask(at):
+        return server.generate(prompts[at], custom=kinds[at], params={"max_new_tokens": 60}, **fields[at])
+
     with ThreadPoolExecutor(8) as pool:
-        replies = list(
-            pool.map(lambda at: server.generate(prompts[at], custom=kinds[at], params={"max_new_tokens": 60}), range(8))
-        )
+        replies = list(pool.map(ask, range(8)))
     for ids, kind, reply in zip(prompts, kinds, replies, strict=True):
         wanted = _dense(case, ids, 60) if "spec_prefill" in kind else _wanted(case, ids, reply, 60)
         assert reply["output_ids"] == wanted
@@ -174,7 +186,7 @@ def test_revived_and_exact(case, server):
     assert both
 
 
-def test_streams_logprobs_patterns_and_samples_go_on(case, server):
+def test_streams_logprobs_and_samples_go_on(case, server):
     ids = prompt_ids(1023, seed=2)
     reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW}, return_logprob=True)
     assert [one[1] for one in reply["meta_info"]["output_token_logprobs"]] == reply["output_ids"] == _wanted(case, ids, reply)
@@ -186,12 +198,28 @@ def test_streams_logprobs_patterns_and_samples_go_on(case, server):
     lengths = [len(said) for said in stream.said]
     assert lengths == sorted(lengths)
     server.flush()
+    for one in server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "n": 2}):
+        assert one["output_ids"] == _wanted(case, ids, one)
+
+
+def test_patterns_schemas_and_stops_hold(case, server):
+    ids = prompt_ids(1023, seed=2)
     reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "regex": "(ab|cd){20}"})
     assert reply["meta_info"]["spec_prefill"]["backfilled"]
     assert re.fullmatch("(ab|cd)+[ac]?", reply["text"])
     server.flush()
-    for one in server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "n": 2}):
-        assert one["output_ids"] == _wanted(case, ids, one)
+    schema = {"type": "array", "items": {"type": "integer", "minimum": 10000, "maximum": 99999}, "minItems": 9}
+    reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "json_schema": json.dumps(schema)})
+    assert reply["meta_info"]["spec_prefill"]["backfilled"]
+    assert re.fullmatch(r"\[(\s*\d{5}\s*,)*\s*\d{0,5}\s*", reply["text"])
+    server.flush()
+    whole = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW})
+    server.flush()
+    stop = whole["output_ids"][NEW - 5]
+    reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, "ignore_eos": False, "stop_token_ids": [stop]})
+    said = reply["output_ids"]
+    assert said == whole["output_ids"][: len(said)]
+    assert reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
 
 
 def test_nothing_is_computed_for_later_while_something_waits(case, server):
