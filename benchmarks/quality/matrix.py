@@ -23,7 +23,7 @@ OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
 METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.RECOVERED, *EARLY_LAYERS, OWN_TOKENS)
 _RECOVERED = "recovered"  # a server with its radix cache on
 _OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)} | dict.fromkeys(ask.RECOVERED, _RECOVERED)
-_PAPER = (SPECPREFILL, SELF_DRAFT, *CONTROLS)
+_PAPER = (SPECPREFILL, SELF_DRAFT, ask.PAPER_BACKFILLED, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
     "lookahead": (1, 4, 8, 16),
