@@ -21,7 +21,8 @@ from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.state import PromptState, sparse_state_of
 from specprefill_sgl.request.turns import Turn
 from specprefill_sgl.selection.rule import MAX_WINDOW
-from specprefill_sgl.stage.stage import Reconsidered, Stage
+from specprefill_sgl.stage.reconsidering import Reconsidered
+from specprefill_sgl.stage.stage import Stage
 
 NEVER = 2**62
 _SETTINGS = ("revived",)  # of remembered turns: the same prompt again is selected from as it was at first
