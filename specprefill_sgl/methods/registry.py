@@ -19,7 +19,7 @@ class Entry(NamedTuple):
     module : str
         With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
         `load(name, config, scheduler, ranks, chunk_tokens)`. If it has a model: `planned(config, server_args, target)`. If it
-        may have a tokenizer of its own: `token_reader(config, server_args, tokenizer)`, called in the front end.
+        may have a tokenizer of its own: `token_reader(config, server_args)`, called in the front end.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
@@ -93,8 +93,8 @@ def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[st
     return {name: make(config, server_args, target) for name, make in makers.items() if make is not None}
 
 
-def token_readers(config: SpecPrefillConfig, server_args: Any, tokenizer: Any) -> dict[str, OwnTokens]:
+def token_readers(config: SpecPrefillConfig, server_args: Any) -> dict[str, OwnTokens]:
     """In the front end: who makes a method's own tokens of a prompt, for methods that do not read the target's."""
     makers = {name: getattr(METHODS[name].code, "token_reader", None) for name in config.method}
-    made = {name: make(config, server_args, tokenizer) for name, make in makers.items() if make is not None}
+    made = {name: make(config, server_args) for name, make in makers.items() if make is not None}
     return {name: reader for name, reader in made.items() if reader is not None}
