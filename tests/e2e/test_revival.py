@@ -26,7 +26,8 @@ PAPER = {name: CUSTOM[name] for name in list(CUSTOM)[:4]} | {"spec_prefill_selec
 BEST = {**revival_reference.BEST, **SHARP}
 SERVERS = {
     "overlap": ("llama", []),
-    "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule"]),
+    # and a queue that takes no whole group, with eight that are sent at once
+    "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule", "--max-queued-requests", "9"]),
     "two ranks": ("llama", ["--tp", "2"]),
     # the reader forgets prompts while they are answered, and a returning request finds others waiting
     "crowded": ("llama", ["--max-running-requests", "3", *sparse_options(None, draft_max_tokens=1400)[1:]]),
