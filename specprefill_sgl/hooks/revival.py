@@ -25,7 +25,6 @@ from specprefill_sgl.stage.reconsidering import Reconsidered
 from specprefill_sgl.stage.stage import Stage
 
 NEVER = 2**62
-_SETTINGS = ("revived",)  # of remembered turns: the same prompt again is selected from as it was at first
 
 
 def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
@@ -126,6 +125,8 @@ def _replace(scheduler: Any, stage: Stage, req: Any, turn: Turn, positions: np.n
     state = _state(req)
     state.revive(positions, len(req.output_ids))
     code(req, turn.ids, positions)
-    revived = Turn(ids=turn.ids, positions=positions, settings=_SETTINGS, namespace=turn.namespace)
+    revived = stage.turns.add(turn.revived(positions))
     turns = open_turns(scheduler)
-    turns[:] = [(one, stage.turns.add(revived) if one is req else own) for one, own in turns]
+    turns[:] = [(one, revived if one is req else own) for one, own in turns]
+    if turn.is_revived and not any(own is turn for _, own in turns):
+        stage.turns.discard(turn)  # of an earlier return: nothing will continue it

@@ -178,6 +178,20 @@ def test_two_answers_to_one_prompt_are_asked_apart(case):
         assert reply["output_ids"] == _wanted(case, ids, reply)[0]
 
 
+def test_each_of_several_answers_has_its_own_next_turn(case):
+    """Though other tokens returned for one than for another."""
+    server = case[0]
+    server.flush()
+    ids = prompt_ids(700, seed=1)
+    replies = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, "n": 3, "temperature": 1})
+    kept = [reply["meta_info"]["spec_prefill"]["positions"] for reply in replies]
+    assert len(set(map(tuple, kept))) > 1
+    for reply, positions in zip(replies, kept, strict=True):
+        more = [*ids, *reply["output_ids"], *prompt_ids(80, seed=99)]
+        info = server.generate(more, custom={**CUSTOM, "spec_prefill_revive_every": 0})["meta_info"]["spec_prefill"]
+        assert info["positions"][: len(positions) + NEW - 1] == [*positions, *range(700, 700 + NEW - 1)]
+
+
 def test_the_next_turn_begins_with_what_returned(case):
     server = case[0]
     server.flush()
