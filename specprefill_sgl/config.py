@@ -135,6 +135,11 @@ def needs_radix_cache(settings: Any) -> list[str]:
     return [name for name, values in off.items() if getattr(settings, name) not in values]
 
 
+def needs_queue(settings: Any) -> list[str]:
+    """Of the same, those that send running requests back to the queue."""
+    return [name for name in needs_radix_cache(settings) if getattr(settings, name) != "turn"]
+
+
 def flag(name: str) -> str:
     """The command-line spelling of a field of `SpecPrefillConfig`."""
     return f"--{PREFIX}_{name}".replace("_", "-")

@@ -62,7 +62,7 @@ class _Reader:
         self._window, self._layers = window, layers
         self.device = window[0].keys.device
 
-    def voting_layers(self, prompt_tokens: int) -> dict[int, _Layer]:
+    def voting_layers(self, read_tokens: int) -> dict[int, _Layer]:
         return {n: _Layer(n, self._window[n].scaling, self._window[n].logit_cap) for n in self._layers}
 
     def sinks(self, number: int) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from specprefill_sgl.compat.models import (
     absorb_latents,
+    cannot_resume,
     check_draft,
     check_first_layers,
     check_target,
@@ -14,10 +15,13 @@ from specprefill_sgl.compat.models import (
     never_run,
     target_model_config,
 )
-from specprefill_sgl.compat.options import check_server_options, check_version
+from specprefill_sgl.compat.options import SHORTEST_QUEUE, cannot_use, check_server_options, check_version
 
 __all__ = [
+    "SHORTEST_QUEUE",
     "absorb_latents",
+    "cannot_resume",
+    "cannot_use",
     "check_draft",
     "check_first_layers",
     "check_server_options",

@@ -91,6 +91,14 @@ def hybrid_config(model: Any) -> Any | None:
     return mambaish_config(model)
 
 
+def cannot_resume(server_args: Any, reader: Any) -> str | None:
+    """The option with which a reader, a ModelConfig, has no prompt in its prefix cache (`models.prefix_cache`); None else."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    page = resolving_view(server_args).page_size or 1
+    return f"--page-size {page}" if page > 1 and hybrid_config(reader) is not None else None
+
+
 def is_latent(model: Any) -> bool:
     """Whether a ModelConfig's attention is latent (MLA)."""
     from sglang.srt.configs.model_config import AttentionArch

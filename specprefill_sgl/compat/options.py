@@ -3,13 +3,14 @@
 Option names and attributes are those of SGLang 0.5.23.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
-from specprefill_sgl.config import ConfigError
+from specprefill_sgl.config import ConfigError, needs_queue, needs_radix_cache
 
 TESTED_SGLANG = ("0.5.23",)
+SHORTEST_QUEUE = 2  # for running requests to go back to: SGLang refuses whoever arrives when it is full
 
 # Attention backends that read token positions as KV indices, or select KV themselves; names after resolution, by which
 # SGLang calls `compressed` `dsv4`.
@@ -88,3 +89,14 @@ def check_server_options(server_args: Any) -> None:
     for name, why in _REJECTED_ENVIRONMENT.items():
         if getattr(envs, name).get():
             raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")
+
+
+def cannot_use(settings: Any, server_args: Any) -> Iterator[tuple[str, str, str]]:
+    """Of a configuration's or a request's settings those that can never work on a server: field, the server's option, why."""
+    if server_args.disable_radix_cache:
+        for name in needs_radix_cache(settings):
+            yield name, "--disable-radix-cache", "prompts would be computed anew"
+    limit = server_args.max_queued_requests
+    if limit is not None and limit < SHORTEST_QUEUE:
+        for name in needs_queue(settings):
+            yield name, f"--max-queued-requests {limit}", "requests go back to the queue, which needs a place for others too"

@@ -25,6 +25,7 @@ from specprefill_sgl.hooks.readmission import (
     has_spoken,
     may_go_back,
     others_return,
+    queue_room,
     reserved_tokens,
     retract,
 )
@@ -100,6 +101,8 @@ def make_exact(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
 
 def _may_switch(scheduler: Any, running_batch: Any, job: Job) -> bool:
     req = job.req
+    if not queue_room(scheduler.max_queued_requests, len(scheduler.waiting_queue)):  # with those that are back in it
+        return False
     if sparse_state_of(req) is None or not (may_go_back(req) and has_spoken(req) and comes_first(scheduler, req)):
         return False
     return has_room(scheduler, running_batch, [(req, len(job.ids))])  # what is cached of it cannot be evicted for it

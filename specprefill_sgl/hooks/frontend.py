@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from specprefill_sgl.config import PREFIX, needs_radix_cache
+from specprefill_sgl import compat
+from specprefill_sgl.config import PREFIX
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.observability.reply import KEY
 from specprefill_sgl.request.options import PROTECT, ROLES, RequestError, parse, roles_of, spec_prefill_keys
@@ -137,9 +138,8 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
         return
     if options.revive_every and config.draft_tokenizer == "own" and options.method_of(config) == "draft":
         raise RequestError("spec_prefill_revive_every cannot be used: answers are not in the draft's own tokens.")
-    if server_args.disable_radix_cache:
-        for name in needs_radix_cache(options):
-            raise RequestError(f"{PREFIX}_{name} cannot be used: the server was started with --disable-radix-cache.")
+    for name, option, _ in compat.cannot_use(options, server_args):
+        raise RequestError(f"{PREFIX}_{name} cannot be used: the server was started with {option}.")
 
 
 def _refuse_misplaced(fields: Any, place: str) -> None:

@@ -42,7 +42,7 @@ async def _attach(manager: Any, requests: Sequence[Any]) -> None:
     if config is None:
         return
     if not hasattr(manager, _READERS):
-        setattr(manager, _READERS, registry.token_readers(config, manager.server_args, manager.tokenizer))
+        setattr(manager, _READERS, registry.token_readers(config, manager.server_args))
     if not (readers := getattr(manager, _READERS)):
         return
     for request in requests:

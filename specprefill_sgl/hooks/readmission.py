@@ -11,6 +11,8 @@ its place.
 from collections.abc import Sequence
 from typing import Any
 
+from specprefill_sgl.compat import SHORTEST_QUEUE
+from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.request.state import state_of
 
 _CLIP = 4096  # what SGLang reserves at most for a request's tokens to come
@@ -42,6 +44,14 @@ def has_spoken(req: Any) -> bool:
 def others_return(scheduler: Any) -> bool:
     """Whether retracted requests wait: they return first, or the queue would stay hidden."""
     return any(req.is_retracted for req in scheduler.waiting_queue)
+
+
+def queue_room(limit: int | None, waiting: int) -> int:
+    """How many requests may go back to a queue of at most so many, of which some wait.
+
+    A place stays free: SGLang aborts a request that does not fit, be it retracted, and so refuses one that arrives meanwhile.
+    """
+    return MAX_PROMPTS if limit is None else max(limit - waiting - (SHORTEST_QUEUE - 1), 0)
 
 
 def comes_first(scheduler: Any, req: Any) -> bool:

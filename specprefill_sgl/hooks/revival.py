@@ -13,7 +13,7 @@ import numpy as np
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.decisions import code, prompt_of
 from specprefill_sgl.hooks.internal_state import metrics_of
-from specprefill_sgl.hooks.readmission import comes_first, has_room, has_spoken, may_go_back, others_return, retract
+from specprefill_sgl.hooks.readmission import comes_first, has_room, has_spoken, may_go_back, others_return, queue_room, retract
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.request.options import given
@@ -21,10 +21,10 @@ from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.state import PromptState, sparse_state_of
 from specprefill_sgl.request.turns import Turn
 from specprefill_sgl.selection.rule import MAX_WINDOW
-from specprefill_sgl.stage.stage import Reconsidered, Stage
+from specprefill_sgl.stage.reconsidering import Reconsidered
+from specprefill_sgl.stage.stage import Stage
 
 NEVER = 2**62
-_SETTINGS = ("revived",)  # of remembered turns: the same prompt again is selected from as it was at first
 
 
 def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
@@ -32,7 +32,8 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
 
     One group of prompts at a time: while another is drafted, answers wait.
     """
-    if not stage.may_revive or stage.is_drafting or not _has_queue(scheduler) or others_return(scheduler):
+    most = min(MAX_PROMPTS, queue_room(scheduler.max_queued_requests, len(scheduler.waiting_queue)))
+    if not stage.may_revive or stage.is_drafting or not most or others_return(scheduler):
         return []
     due = [req for req in running_batch.reqs if _is_due(req, stage) and comes_first(scheduler, req)]
     due.sort(key=lambda req: _asked(_state(req)) - len(req.output_ids))  # whoever waits longest
@@ -44,7 +45,7 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
         if id(req) not in turns:
             continue
         more = _setting(_state(req), stage, "revive_chunks") * _state(req).rule.chunk_size
-        if len(asked) == MAX_PROMPTS or not has_room(scheduler, running_batch, [*returning, (req, more)]):
+        if len(asked) == most or not has_room(scheduler, running_batch, [*returning, (req, more)]):
             break
         prompt = _continued(req, turns[id(req)], stage)
         if stage.methods[prompt.method].refuses(prompt) is not None:  # the answer has outgrown the reader
@@ -119,16 +120,13 @@ def _wait(state: PromptState, stage: Stage, said: int, one: Reconsidered) -> Non
     state.pause = pauses[one.outcome]
 
 
-def _has_queue(scheduler: Any) -> bool:
-    limit = scheduler.max_queued_requests
-    return limit is None or len(scheduler.waiting_queue) + MAX_PROMPTS <= limit
-
-
 def _replace(scheduler: Any, stage: Stage, req: Any, turn: Turn, positions: np.ndarray) -> None:
     """Other coded ids, and another turn for what may continue this one."""
     state = _state(req)
     state.revive(positions, len(req.output_ids))
     code(req, turn.ids, positions)
-    revived = Turn(ids=turn.ids, positions=positions, settings=_SETTINGS, namespace=turn.namespace)
+    revived = stage.turns.add(turn.revived(positions))
     turns = open_turns(scheduler)
-    turns[:] = [(one, stage.turns.add(revived) if one is req else own) for one, own in turns]
+    turns[:] = [(one, revived if one is req else own) for one, own in turns]
+    if turn.is_revived and not any(own is turn for _, own in turns):
+        stage.turns.discard(turn)  # of an earlier return: nothing will continue it

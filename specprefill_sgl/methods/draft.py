@@ -29,12 +29,9 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
         )
 
 
-def token_reader(config: SpecPrefillConfig, server_args: Any, tokenizer: Any) -> OwnTokens | None:
+def token_reader(config: SpecPrefillConfig, server_args: Any) -> OwnTokens | None:
     """Of `--spec-prefill-draft-tokenizer own`; else None: the draft reads the target's ids."""
-    if config.draft_tokenizer == "target":
-        return None
-    assert config.draft_model_path is not None
-    return OwnTokens(tokenizer, vocabulary.tokenizer_of(config.draft_model_path, server_args))
+    return None if config.draft_tokenizer == "target" else vocabulary.own_tokens(config, server_args)
 
 
 def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> Planned:

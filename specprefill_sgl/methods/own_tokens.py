@@ -45,7 +45,9 @@ class Speller:
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        self._anchor = tokenizer.encode("a", add_special_tokens=False)[-1]  # before it the first id loses its space
+        if not (anchor := tokenizer.encode("a", add_special_tokens=False)):
+            raise UnreadableError("the tokenizer has no token for a letter")
+        self._anchor = anchor[-1]  # before it the first id loses its space
         self._before = len(self._decode([self._anchor]))
         self._of = functools.lru_cache(maxsize=2**18)(self._text)
 
@@ -75,10 +77,14 @@ class Speller:
         return Spelled("".join(texts), begin, end)
 
     def _text(self, *ids: int) -> str:
-        for one in ids:
-            if self._tokenizer.convert_ids_to_tokens(one) is None:
-                raise UnreadableError(f"the tokenizer has no text for the id {one}")
-        return self._decode([self._anchor, *ids])[self._before :]
+        try:
+            lacking = [one for one in ids if self._tokenizer.convert_ids_to_tokens(one) is None]
+            text = self._decode([self._anchor, *ids])
+        except (LookupError, ValueError, OverflowError) as error:  # of ids it lacks; a fast tokenizer says None
+            raise UnreadableError(f"the tokenizer has no text for one of the ids {ids}: {error!r}") from error
+        if lacking:
+            raise UnreadableError(f"the tokenizer has no text for the id {lacking[0]}")
+        return text[self._before :]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag, needs_radix_cache
+from specprefill_sgl import compat
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.methods.protocol import Method, Planned
 from specprefill_sgl.models.ranks import Ranks
@@ -19,7 +20,7 @@ class Entry(NamedTuple):
     module : str
         With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
         `load(name, config, scheduler, ranks, chunk_tokens)`. If it has a model: `planned(config, server_args, target)`. If it
-        may have a tokenizer of its own: `token_reader(config, server_args, tokenizer)`, called in the front end.
+        may have a tokenizer of its own: `token_reader(config, server_args)`, called in the front end.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
@@ -69,11 +70,22 @@ def check(config: SpecPrefillConfig) -> None:
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
     """In the launcher: what each method refuses, beside `check`."""
-    if server_args.disable_radix_cache:
-        for name in needs_radix_cache(config):
-            raise ConfigError(f"{flag(name)} cannot be combined with --disable-radix-cache: prompts would be computed anew.")
+    for field, option, why in compat.cannot_use(config, server_args):
+        raise ConfigError(f"{flag(field)} cannot be combined with {option}: {why}.")
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
+    if config.revive_every:
+        _check_readers(config, server_args, target)
+
+
+def _check_readers(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
+    """They must still have a prompt while it is answered."""
+    for name, reader in planned(config, server_args, target).items():
+        if (option := compat.cannot_resume(server_args, reader.model)) is not None:
+            raise ConfigError(
+                f"{flag('revive_every')} cannot be combined with {option} and {flag('method')} {name}: recurrent states "
+                "are cached in pages of one token only, so that it would read the whole prompt again."
+            )
 
 
 def model_paths(config: SpecPrefillConfig, server_args: Any) -> dict[str, str]:
@@ -93,8 +105,8 @@ def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[st
     return {name: make(config, server_args, target) for name, make in makers.items() if make is not None}
 
 
-def token_readers(config: SpecPrefillConfig, server_args: Any, tokenizer: Any) -> dict[str, OwnTokens]:
+def token_readers(config: SpecPrefillConfig, server_args: Any) -> dict[str, OwnTokens]:
     """In the front end: who makes a method's own tokens of a prompt, for methods that do not read the target's."""
     makers = {name: getattr(METHODS[name].code, "token_reader", None) for name in config.method}
-    made = {name: make(config, server_args, tokenizer) for name, make in makers.items() if make is not None}
+    made = {name: make(config, server_args) for name, make in makers.items() if make is not None}
     return {name: reader for name, reader in made.items() if reader is not None}

@@ -40,15 +40,14 @@ def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, d
     """
     name = flag("draft_model_path")
     assert config.draft_model_path is not None
-    target_path = server_args.tokenizer_path or server_args.model_path
     if config.draft_tokenizer == "own":
-        _check_own(config.draft_model_path, target_path, server_args)
+        _check_own(config, server_args)
         return
     if abs(target.vocab_size - draft.vocab_size) > _PADDING * target.vocab_size:
         raise ConfigError(
             f"{name}: the draft's vocabulary of {draft.vocab_size} differs from the target's of {target.vocab_size}."
         )
-    tokenizers = [tokenizer_of(path, server_args) for path in (target_path, config.draft_model_path)]
+    tokenizers = _tokenizers(config, server_args)
     if any(not hasattr(tokenizer, "get_vocab") for tokenizer in tokenizers):
         if target.vocab_size != draft.vocab_size or not server_args.skip_tokenizer_init:
             raise ConfigError(f"{name}: target and draft must both have a tokenizer that can be compared.")
@@ -66,33 +65,55 @@ def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, d
     logger.warning("%s: the draft's tokenizer differs from the target's in added tokens: %s.", name, ", ".join(differing))
 
 
-def _check_own(path: str, target_path: str, server_args: Any) -> None:
+def _check_own(config: SpecPrefillConfig, server_args: Any) -> None:
     name = f"{flag('draft_tokenizer')} own"
     if server_args.skip_tokenizer_init:
         raise ConfigError(f"{name} cannot be combined with --skip-tokenizer-init: ids must become text.")
-    target, reader = tokenizer_of(target_path, server_args), tokenizer_of(path, server_args)
+    target, reader = _tokenizers(config, server_args)
     if not hasattr(target, "convert_ids_to_tokens"):
         raise ConfigError(f"{name}: the target has no tokenizer that says the text of each id.")
     if not getattr(reader, "is_fast", False):
         raise ConfigError(f"{name}: the draft must have a fast tokenizer, which says the characters of each of its tokens.")
     try:
-        read = OwnTokens(target, reader).read(target.encode("a prompt, read", add_special_tokens=False))
+        read = own_tokens(config, server_args).read(target.encode("a prompt, read", add_special_tokens=False))
     except Exception as error:
         raise ConfigError(f"{name}: a prompt of the target's cannot be read by the draft: {error!r}.") from error
     if read is None:
         raise ConfigError(f"{name}: the target's tokenizer does not say the text of its ids.")
 
 
+def own_tokens(config: SpecPrefillConfig, server_args: Any) -> OwnTokens:
+    """The draft's own tokens of the target's prompts. Made once: the launcher's checks and the front end share one process."""
+    return _own_tokens(*_where(config, server_args))
+
+
+def _tokenizers(config: SpecPrefillConfig, server_args: Any) -> tuple[Any, Any]:
+    """The target's and the draft's; None for one that cannot be loaded."""
+    target, draft = _where(config, server_args)
+    return _loaded(*target), _loaded(*draft)
+
+
+_Where = tuple[str, bool, str | None]
+
+
+def _where(config: SpecPrefillConfig, server_args: Any) -> tuple[_Where, _Where]:
+    """Path, whether its code is trusted, and revision of both tokenizers; the target's as SGLang's front end loads it."""
+    assert config.draft_model_path is not None
+    trust = server_args.trust_remote_code
+    path = server_args.tokenizer_path or server_args.model_path
+    return (path, trust, server_args.revision), (config.draft_model_path, trust, None)
+
+
 @functools.cache
-def _loaded(path: str, trust_remote_code: bool) -> Any:
+def _own_tokens(target: _Where, draft: _Where) -> OwnTokens:
+    return OwnTokens(_loaded(*target), _loaded(*draft))
+
+
+@functools.cache
+def _loaded(path: str, trust_remote_code: bool, revision: str | None) -> Any:
     from sglang.srt.utils.hf_transformers import get_tokenizer
 
     try:
-        return get_tokenizer(path, trust_remote_code=trust_remote_code)
+        return get_tokenizer(path, trust_remote_code=trust_remote_code, revision=revision)
     except Exception:
         return None
-
-
-def tokenizer_of(path: str, server_args: Any) -> Any:
-    """Of a model; None if there is none that can be loaded. Loaded once: the launcher's checks and the front end share it."""
-    return _loaded(path, server_args.trust_remote_code)

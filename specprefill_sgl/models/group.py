@@ -54,9 +54,7 @@ class PromptGroup:
     ):
         self._runner, self._capture, self._tree = runner, capture, tree
         self._rule, self._chunk_tokens = prompts[0].rule, chunk_tokens
-        window = max(prompt.window for prompt in prompts)
-        self._last = max(1, min(window, chunk_tokens))  # tokens at the end that are read in one forward
-        self._reqs = [_PromptReq(index, prompt, read=self._last) for index, prompt in enumerate(prompts)]
+        self._reqs = [PromptReq(index, prompt, chunk_tokens) for index, prompt in enumerate(prompts)]
         self._gone: set[str] = set()  # cancelled
         self._batch: ScheduleBatch | None = None  # prompts whose extend is done, ready to decode
         self._windows: dict[str, dict[int, torch.Tensor]] = {}  # queries of the last prompt tokens by layer, by request
@@ -87,7 +85,7 @@ class PromptGroup:
         return not self._waiting
 
     @property
-    def _waiting(self) -> list["_PromptReq"]:
+    def _waiting(self) -> list["PromptReq"]:
         return [req for req in self._reqs if req.rid not in self._gone and req.prefix_len < len(req.origin_input_ids)]
 
     def cancel(self, index: int) -> None:
@@ -102,9 +100,9 @@ class PromptGroup:
         fed = torch.stack(self._fed).tolist() if self._fed else []
         return [None if req.rid in self._gone else self._drafted(req, row_of[req.rid], fed) for req in self._reqs]
 
-    def _drafted(self, req: "_PromptReq", row: int, fed: list[list[int]]) -> Recording:
+    def _drafted(self, req: "PromptReq", row: int, fed: list[list[int]]) -> Recording:
         n_tokens, window = len(req.origin_input_ids), self._windows[req.rid]
-        n_window = min(self._last, n_tokens, req.window)
+        n_window = min(req.last, n_tokens, req.window)
         n_ahead = self._votes[row] if self._rule.lookahead_votes else 0
         queries = {
             layer: torch.cat([rows[len(rows) - n_window :], *(step[layer][row : row + 1] for step in self._steps[:n_ahead])])
@@ -126,12 +124,12 @@ class PromptGroup:
                 self._tree.unlock(req.lock)
                 req.lock = None
 
-    def _extend_chunk(self, waiting: list["_PromptReq"]) -> None:
+    def _extend_chunk(self, waiting: list["PromptReq"]) -> None:
         """One extend forward over the next chunk of tokens; prompts that end in it join the batch that decodes."""
         members, budget = [], self._chunk_tokens
         for req in waiting:
             rest = len(req.origin_input_ids) - req.prefix_len
-            part = rest if rest <= budget else min(budget, rest - self._last)
+            part = rest if rest <= budget else min(budget, rest - req.last)
             if part <= 0:
                 break
             req.extend_end = req.prefix_len + part
@@ -151,7 +149,7 @@ class PromptGroup:
         batch.prefill_input_ids_cpu = None
         ended = [i for i, req in enumerate(members) if req.extend_end == len(req.origin_input_ids)]
         ends = torch.tensor(batch.extend_lens).cumsum(0)
-        sizes = [min(self._last, len(members[i].origin_input_ids)) for i in ended]
+        sizes = [min(members[i].last, len(members[i].origin_input_ids)) for i in ended]
         rows = [torch.arange(ends[i] - size, ends[i]) for i, size in zip(ended, sizes, strict=True)]
         queries, tokens = self._forward(batch, torch.cat(rows).to(batch.device) if rows else None)
         for req in members:
@@ -204,10 +202,21 @@ class PromptGroup:
         return queries, output.logits_output.next_token_logits.argmax(dim=-1)
 
 
-class _PromptReq(Req):
-    """A prompt as SGLang's request; its last `read` tokens are never taken from the prefix cache."""
+class PromptReq(Req):
+    """A prompt as SGLang's request.
 
-    def __init__(self, index: int, prompt: Prompt, *, read: int):
+    Attributes
+    ----------
+    prompt_tokens : int
+        Without the answer.
+    window : int
+        Last tokens that vote.
+    last : int
+        So many at the end are read in one forward, and never taken from the prefix cache: their queries are wanted. Of each
+        prompt its own, or an answer of which few tokens vote would lose what is cached to one of which many do.
+    """
+
+    def __init__(self, index: int, prompt: Prompt, chunk_tokens: int):
         params = SamplingParams(temperature=0, max_new_tokens=1)
         params.normalize(None)
         extra_key, cache_salt = prompt.namespace
@@ -221,7 +230,7 @@ class _PromptReq(Req):
         )
         self.logprob_start_len = -1
         self.prompt_tokens, self.window = len(prompt.read_ids), prompt.window
-        self._read = read
+        self.last = max(1, min(prompt.window, chunk_tokens))
 
     def _compute_max_prefix_len(self, input_len: int) -> int:
-        return max(min(super()._compute_max_prefix_len(input_len), input_len - self._read), 0)
+        return max(min(super()._compute_max_prefix_len(input_len), input_len - self.last), 0)

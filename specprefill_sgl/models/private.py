@@ -133,20 +133,20 @@ class PrivateModel:
         """Free rows of the request table."""
         return self._runner.req_to_token_pool.available_size()
 
-    def voting_layers(self, prompt_tokens: int) -> dict[int, Any]:
-        """Attention layers whose queries vote on a prompt of this length; by number, as the queries are."""
-        seeing = self._seeing_layers(prompt_tokens)
+    def voting_layers(self, read_tokens: int) -> dict[int, Any]:
+        """Attention layers whose queries vote on a prompt that is so long with its answer; by number, as the queries are."""
+        seeing = self._seeing_layers(read_tokens)
         return dict(last_part(list(seeing.items()), self._part))
 
-    def _seeing_layers(self, prompt_tokens: int) -> dict[int, Any]:
-        """Those that see such a prompt.
+    def _seeing_layers(self, read_tokens: int) -> dict[int, Any]:
+        """Those that see all of it.
 
-        A layer whose sliding window is shorter than the prompt sees only its end and is left out, as long as some layer sees
-        all of it.
+        A layer whose sliding window is shorter sees only the end of the prompt and is left out, as long as some layer sees all
+        of it.
         """
         assert self._capture is not None
         seen = self._capture.layers
-        reach = prompt_tokens + self._lookahead
+        reach = read_tokens + self._lookahead
         return {i: layer for i, layer in seen.items() if not 0 <= _window(layer) < reach - 1} or seen
 
     def sees_whole_prompts(self) -> bool:

@@ -27,3 +27,8 @@ class Recording:
     def visible(self) -> list[int]:
         """Tokens of the prompt that each query sees."""
         return [min(position + 1, len(self.slots)) for position in self.positions]
+
+    @property
+    def read_tokens(self) -> int:
+        """The prompt and what of its answer was read: what a layer must look back on to see the whole prompt."""
+        return max(self.positions[: self.n_window + 1]) + 1

@@ -15,6 +15,7 @@ BLOCK = 64  # tokens per link of the hash chain
 MAX_TOKENS = 1 << 22  # remembered ids, positions and answers, 32 MiB
 MAX_TURNS = 4096
 MAX_ANSWERS = 4  # of one prompt
+_REVIVED = "revived"  # settings that no request has: the same prompt again is selected from as it was at first
 
 
 class Turn(msgspec.Struct, kw_only=True, eq=False):
@@ -42,6 +43,16 @@ class Turn(msgspec.Struct, kw_only=True, eq=False):
     namespace: tuple = ()
     scores: np.ndarray | None = None
     answers: list[array] = msgspec.field(default_factory=list)
+
+    @property
+    def is_revived(self) -> bool:
+        """Whether something returned while it was answered."""
+        return self.settings[:1] == (_REVIVED,)
+
+    def revived(self, positions: np.ndarray) -> "Turn":
+        """The turn with what returned. Its positions tell it apart: two answers to one prompt may ask for different tokens."""
+        settings = (_REVIVED, hash(positions.tobytes()))
+        return Turn(ids=self.ids, positions=positions, settings=settings, namespace=self.namespace)
 
     @property
     def size(self) -> int:
@@ -124,6 +135,11 @@ class Turns:
     def forget(self, ids: array, namespace: tuple = ()) -> None:
         """All turns of exactly this prompt."""
         for turn in self._same(self._chain(ids, namespace), ids, namespace):
+            self._remove(turn)
+
+    def discard(self, turn: Turn) -> None:
+        """A turn, unless it was answered."""
+        if id(turn) in self._turns and not turn.answers:
             self._remove(turn)
 
     def clear(self) -> None:

@@ -17,11 +17,11 @@ Counted = Sequence[tuple[int, int]]
 
 
 class VotingModel(Protocol):
-    """What is read of a `PrivateModel`: the layers that vote on a prompt by number, their sinks and keys."""
+    """What is read of a `PrivateModel`: the layers that vote on what was read by number, their sinks and keys."""
 
     @property
     def device(self) -> torch.device: ...
-    def voting_layers(self, prompt_tokens: int) -> dict[int, Any]: ...
+    def voting_layers(self, read_tokens: int) -> dict[int, Any]: ...
     def sinks(self, number: int) -> torch.Tensor | None: ...
     def keys(self, layer: Any) -> torch.Tensor: ...
     def slots(self, layer: Any, slots: torch.Tensor) -> torch.Tensor: ...
@@ -60,7 +60,7 @@ def torch_votes(
     """One prompt, one layer at a time."""
     found = []
     for prompt, tokens in zip(prompts, counted, strict=True):
-        layers, visible = model.voting_layers(len(prompt.slots)), torch.tensor(prompt.visible, device=prompt.slots.device)
+        layers, visible = model.voting_layers(prompt.read_tokens), torch.tensor(prompt.visible, device=prompt.slots.device)
         each = (
             layer_votes(
                 prompt.queries[number],
@@ -90,7 +90,7 @@ def kernel_votes(
     """Two kernels a layer for all prompts together; keys are read where they lie."""
     lengths, n_votes = [len(prompt.slots) for prompt in prompts], [len(prompt.visible) for prompt in prompts]
     packed = pack([prompt.slots for prompt in prompts], [prompt.visible for prompt in prompts], counted)
-    voting = [model.voting_layers(length) for length in lengths]
+    voting = [model.voting_layers(prompt.read_tokens) for prompt in prompts]
     layers = {number: layer for own in voting for number, layer in own.items() if heads is None or number in heads}
     votes = [[number in own for own in voting] for number in layers]
     votes_of_layers = torch.tensor(votes, dtype=torch.bool, device=packed.slots.device)  # one copy: a copy waits for the device

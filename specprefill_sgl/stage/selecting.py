@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from specprefill_sgl.methods.protocol import Pass
 from specprefill_sgl.request.prompts import Cast, Prompt, Votes
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after, choose
@@ -28,6 +29,27 @@ class Selected(NamedTuple):
     positions: np.ndarray
     scores: np.ndarray | None = None
     votes: Votes | None = None
+
+
+def join(the_pass: Pass, casts: Sequence[Cast | None]) -> list[Cast | None]:
+    """The votes of all ranks. Where one prompt's fail the rest are joined nevertheless: other ranks wait for each of them."""
+    joined: list[Cast | None] = []
+    errors: list[Exception] = []
+    for one in casts:
+        try:
+            joined.append(None if one is None else the_pass.joined(one))
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return joined
+
+
+def select_each(prompts: Sequence[Prompt], casts: Sequence[Cast | None]) -> list[Selected]:
+    """Of prompts with their votes; of one that was cancelled and has none, nothing."""
+    wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if one is not None]
+    found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]) if wanted else ())
+    return [Selected(np.arange(0)) if one is None else next(found) for one in casts]
 
 
 def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:

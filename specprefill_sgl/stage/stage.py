@@ -3,7 +3,6 @@
 import logging
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,27 +15,10 @@ from specprefill_sgl.request import eligibility
 from specprefill_sgl.request.prompts import Cast, Outcome, Prompt
 from specprefill_sgl.request.turns import Turn, Turns
 from specprefill_sgl.selection.budget import keeps_everything
-from specprefill_sgl.stage.selecting import Selected, select
+from specprefill_sgl.stage.reconsidering import Reconsidered, is_evicted, reconsidered, without_draft
+from specprefill_sgl.stage.selecting import Selected, join, select_each
 
 logger = logging.getLogger(__name__)
-
-
-_MOST_READ_AGAIN = 512  # tokens of a prompt: what a prefix cache may lack of it that is not evicted
-
-
-class Reconsidered(NamedTuple):
-    """What an answer asked for.
-
-    Attributes
-    ----------
-    outcome : {"revived", "nothing", "evicted"}
-        Evicted: the reader has lost the prompt's keys, or has failed.
-    positions : int64 [kept_tokens] or None
-        What is kept with what returns, if something does.
-    """
-
-    outcome: str
-    positions: np.ndarray | None = None
 
 
 class Stage:
@@ -174,7 +156,7 @@ class Stage:
                     casts = self._pass.votes()
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
-            logger.exception("Speculative prefill: drafting %d prompts failed; they are prefilled dense.", len(self._prompts))
+            logger.exception("Speculative prefill: the draft failed; %s.", without_draft(self._prompts))
         if self._ranks.any_error(error) is not None:
             return self._failed()
         return None if casts is None else self._finished(casts)
@@ -187,14 +169,13 @@ class Stage:
         self.begin(prompts)
         while (outcomes := self.advance()) is None:
             pass
-        return [_reconsidered(prompt, outcome) for prompt, outcome in zip(prompts, outcomes, strict=True)]
+        return [reconsidered(prompt, outcome) for prompt, outcome in zip(prompts, outcomes, strict=True)]
 
     def _leave_out_what_is_evicted(self) -> None:
-        """A prompt whose keys the reader has lost is not read again for a few tokens that may return."""
         assert self._prompts is not None
         assert self._pass is not None
         for index, (prompt, cached) in enumerate(zip(self._prompts, self._pass.cached, strict=True)):
-            if prompt.answer and len(prompt.read_ids) - cached > _MOST_READ_AGAIN:
+            if is_evicted(prompt, cached):
                 self._pass.cancel(index)
 
     def drop(self) -> None:
@@ -221,9 +202,9 @@ class Stage:
     def _finished(self, casts: list[Cast | None]) -> list[Outcome]:
         assert self._prompts is not None
         assert self._pass is not None
-        prompts, the_pass, cached = self._prompts, self._pass, self._pass.cached
+        prompts, cached = self._prompts, self._pass.cached
         with self._timers["select"].span():
-            chosen = self._select(prompts, [None if one is None else the_pass.joined(one) for one in casts])
+            chosen = self._select(prompts, casts)
         if chosen is None:
             return self._failed()
         self._pass.release()
@@ -255,22 +236,15 @@ class Stage:
             )
         return outcomes
 
-    def _select(self, prompts: Sequence[Prompt], casts: Sequence[Cast | None]) -> list[Selected] | None:
+    def _select(self, prompts: list[Prompt], casts: Sequence[Cast | None]) -> list[Selected] | None:
         """What rank 0 selects of each prompt, None if it failed; of a cancelled prompt nothing."""
+        assert self._pass is not None
         chosen: list[Selected] | None = None
-        if self._ranks.is_first:
-            try:
-                wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if one is not None]
-                found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]) if wanted else ())
-                chosen = [Selected(np.arange(0)) if one is None else next(found) for one in casts]
-            except Exception:
-                logger.exception("Speculative prefill: selection failed; %d prompts are prefilled dense.", len(prompts))
+        try:
+            joined = join(self._pass, casts)
+            if self._ranks.is_first:
+                chosen = select_each(prompts, joined)
+        except Exception:
+            what = without_draft(prompts) if self._ranks.is_first else "the first rank's counts"
+            logger.exception("Speculative prefill: selection failed; %s.", what)
         return self._ranks.from_first(chosen)
-
-
-def _reconsidered(prompt: Prompt, outcome: Outcome) -> Reconsidered:
-    if outcome.positions is None or not len(outcome.positions):
-        return Reconsidered("evicted")
-    assert prompt.kept is not None
-    more = len(outcome.positions) > len(prompt.kept)
-    return Reconsidered("revived", outcome.positions) if more else Reconsidered("nothing")

@@ -26,7 +26,8 @@ PAPER = {name: CUSTOM[name] for name in list(CUSTOM)[:4]} | {"spec_prefill_selec
 BEST = {**revival_reference.BEST, **SHARP}
 SERVERS = {
     "overlap": ("llama", []),
-    "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule"]),
+    # and a queue that takes no whole group, with eight that are sent at once
+    "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule", "--max-queued-requests", "9"]),
     "two ranks": ("llama", ["--tp", "2"]),
     # the reader forgets prompts while they are answered, and a returning request finds others waiting
     "crowded": ("llama", ["--max-running-requests", "3", *sparse_options(None, draft_max_tokens=1400)[1:]]),
@@ -175,6 +176,20 @@ def test_two_answers_to_one_prompt_are_asked_apart(case):
     replies = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, "n": 2})
     for reply in replies:
         assert reply["output_ids"] == _wanted(case, ids, reply)[0]
+
+
+def test_each_of_several_answers_has_its_own_next_turn(case):
+    """Though other tokens returned for one than for another."""
+    server = case[0]
+    server.flush()
+    ids = prompt_ids(700, seed=1)
+    replies = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, "n": 3, "temperature": 1})
+    kept = [reply["meta_info"]["spec_prefill"]["positions"] for reply in replies]
+    assert len(set(map(tuple, kept))) > 1
+    for reply, positions in zip(replies, kept, strict=True):
+        more = [*ids, *reply["output_ids"], *prompt_ids(80, seed=99)]
+        info = server.generate(more, custom={**CUSTOM, "spec_prefill_revive_every": 0})["meta_info"]["spec_prefill"]
+        assert info["positions"][: len(positions) + NEW - 1] == [*positions, *range(700, 700 + NEW - 1)]
 
 
 def test_the_next_turn_begins_with_what_returned(case):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from specprefill_sgl.methods.own_tokens import OwnTokens, Speller, UnreadableError
 from specprefill_sgl.request import reading
@@ -23,9 +24,6 @@ def own():
 @pytest.fixture(scope="module")
 def sentencepiece():
     """Words begin with a mark for the space, characters it lacks are bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁the", "▁cat", "s", "a", "▁a", "t"]
     model = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[], byte_fallback=True))
     model.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -143,3 +141,59 @@ def test_a_real_tokenizer_may_be_either(which, tmp_path):
     one, other = (pair, tiny_models.tokenizer()) if which == "target" else (tiny_models.tokenizer(), pair)
     found = OwnTokens(one, other).read(one.encode(prompt, add_special_tokens=False))
     assert found.ids.tolist() == other.encode(prompt, add_special_tokens=False)
+
+
+class _Slow(PreTrainedTokenizer):
+    """In plain Python, a character a token; ids it lacks are an error of the table it has."""
+
+    def __init__(self, table, **more):
+        self._table = table
+        super().__init__(**more)
+
+    @property
+    def vocab_size(self):
+        return len(self._table)
+
+    def get_vocab(self):
+        return {self._table[at]: at for at in range(len(self._table))}
+
+    def _tokenize(self, text, **_):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return self.get_vocab().get(token)
+
+    def _convert_id_to_token(self, index):
+        return self._table[index]
+
+    def convert_tokens_to_string(self, tokens):
+        return "".join(tokens)
+
+
+LETTERS = list("abcdefghij klmnopqrstuvwxyz")
+UNKNOWN = {"list": 99, "dict": 99, "characters": 2**21, "fast": 2**40}
+
+
+def _odd(kind):
+    tables = {"list": LETTERS, "dict": dict(enumerate(LETTERS))}
+    if kind in tables:
+        return _Slow(tables[kind])
+    return ByT5Tokenizer() if kind == "characters" else tiny_models.tokenizer()
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_unknown_id_is_said_whatever_error_the_tokenizer_has_for_it(kind):
+    """Not only None: IndexError, KeyError, ValueError, OverflowError."""
+    tokenizer = _odd(kind)
+    ids = tokenizer.encode("the cat", add_special_tokens=False)
+    assert Speller(tokenizer).spell(ids).text == "the cat"
+    with pytest.raises(UnreadableError, match=str(UNKNOWN[kind])):
+        Speller(tokenizer).spell([*ids, UNKNOWN[kind]])
+    own = OwnTokens(tokenizer, other_tokenizer.tokenizer())
+    assert own.read(ids) is not None
+    assert own.read([*ids, UNKNOWN[kind]]) is None
+
+
+def test_a_tokenizer_without_letters_is_said():
+    with pytest.raises(UnreadableError, match="no token for a letter"):
+        Speller(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())))

@@ -104,6 +104,32 @@ def test_another_selection_of_the_same_prompt_takes_its_place():
     assert known.continued(ids_of(PROMPT, ANSWER, NEW)) is None
 
 
+def test_two_answers_to_one_prompt_for_which_other_tokens_returned():
+    """As of one request with n = 2: neither takes the other's place, nor that of the prompt as it is selected from anew."""
+    known = Turns()
+    first = known.add(turn_of(ids_of(PROMPT)))
+    returned = [first.revived(np.arange(0, len(PROMPT), step)) for step in (3, 5)]
+    answers = [ANSWER, array("q", [3, 4, 5])]
+    for turn, answer in zip(returned, answers, strict=True):
+        assert known.add(turn) is turn
+        known.add_answer(turn, answer)
+    for turn, answer in zip(returned, answers, strict=True):
+        assert known.continued(ids_of(PROMPT, answer, NEW))[0] is turn
+        assert known.add(first.revived(turn.positions)) is turn
+    assert known.repeated(ids_of(PROMPT), (0.2, ())) is first
+    assert [turn.is_revived for turn in (first, *returned)] == [False, True, True]
+
+
+def test_a_turn_that_was_answered_is_not_discarded():
+    known = Turns()
+    first = known.add(turn_of(ids_of(PROMPT), ANSWER))
+    returned = known.add(first.revived(np.arange(5)))
+    for turn in (first, returned, returned):
+        known.discard(turn)
+    assert len(known) == 1
+    assert known.continued(ids_of(PROMPT, ANSWER, NEW))[0] is first
+
+
 def test_another_namespace_sees_nothing():
     for link in (lambda before, block: 1), (lambda before, block: hash((before, block))):
         known = Turns(link)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig
-from specprefill_sgl.methods import vocabulary
+from specprefill_sgl.methods import registry, vocabulary
 from tests.support import other_tokenizer, tiny_models
 
 SIZE = tiny_models.VOCABULARY
@@ -23,8 +23,11 @@ def folders(tmp_path):
 
 def _check(target, draft, *, draft_size=SIZE, how="target", skip=False):
     config = SpecPrefillConfig(draft_model_path=str(draft), draft_tokenizer=how)
-    args = SimpleNamespace(tokenizer_path=None, model_path=str(target), trust_remote_code=False, skip_tokenizer_init=skip)
+    args = SimpleNamespace(
+        tokenizer_path=None, model_path=str(target), trust_remote_code=False, revision=None, skip_tokenizer_init=skip
+    )
     vocabulary.check_vocabulary(config, args, SimpleNamespace(vocab_size=SIZE), SimpleNamespace(vocab_size=draft_size))
+    return config, args
 
 
 def _add(folder, *tokens):
@@ -69,6 +72,16 @@ def test_its_own_may_be_of_any_size(folders, tmp_path):
     with pytest.raises(ConfigError, match="vocabulary of 400 differs from the target's of 512"):
         _check(folders[0], tmp_path / "other", draft_size=400)
     _check(folders[0], tmp_path / "other", draft_size=400, how="own")
+
+
+def test_what_reads_in_its_own_is_what_was_checked(folders, tmp_path):
+    """Not made again when the first request comes."""
+    other_tokenizer.tokenizer().save_pretrained(tmp_path / "other")
+    checked = vocabulary._own_tokens.cache_info().misses
+    config, args = _check(folders[0], tmp_path / "other", draft_size=400, how="own")
+    readers = registry.token_readers(config, args)
+    assert vocabulary._own_tokens.cache_info().misses == checked + 1
+    assert readers["draft"].read(tiny_models.tokenizer().encode("one")) is not None
 
 
 def test_its_own_needs_text(folders):

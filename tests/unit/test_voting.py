@@ -28,8 +28,8 @@ class _Draft:
         ]
         self._sinks = {1: torch.randn(6, device=DEVICE)}
 
-    def voting_layers(self, prompt_tokens):
-        return dict(enumerate(self._layers[: 3 if prompt_tokens < 100 else 2]))
+    def voting_layers(self, read_tokens):
+        return dict(enumerate(self._layers[: 3 if read_tokens < 100 else 2]))
 
     def sinks(self, number):
         return self._sinks.get(number)
@@ -76,10 +76,25 @@ def test_the_window_layer_counts_where_it_votes():
     """Or the comparison above could not see that it was left out everywhere."""
     draft, prompts = _Draft(torch.float32), _prompts(torch.float32)
     without = _Draft(torch.float32)
-    without.voting_layers = lambda prompt_tokens: dict(enumerate(without._layers[:2]))
+    without.voting_layers = lambda read_tokens: dict(enumerate(without._layers[:2]))
     for heads in (None, SOME):
         found = [torch_votes(one, prompts, 13, ALL, heads) for one in (draft, without)]
         assert [not torch.equal(a, b) for a, b in zip(*found, strict=True)] == [False, True, True]
+
+
+@pytest.mark.parametrize("votes", [kernel_votes, torch_votes])
+def test_a_layer_whose_window_ends_within_the_answer_does_not_vote(votes):
+    """The window of 100 reaches over the prompt of 64 tokens, not over it and what is answered so far."""
+    queries = {layer: torch.randn(2, 6, 16, device=DEVICE) for layer in range(3)}
+    slots = torch.randperm(SLOTS, device=DEVICE)[:64]
+    early, late = (Recording(queries, slots, n_window=2, tokens=[0, 0], positions=[end - 1, end]) for end in (80, 105))
+    draft, without = _Draft(torch.float32), _Draft(torch.float32)
+    without.voting_layers = lambda read_tokens: dict(enumerate(without._layers[:2]))
+    with_it, without_it, found = (
+        votes(model, [one], 13, [(0, 64)], None)[0] for model, one in ((draft, early), (without, early), (draft, late))
+    )
+    assert not torch.equal(with_it, without_it)
+    torch.testing.assert_close(found, without_it)
 
 
 def test_chosen_heads_are_the_sum_over_layers_of_each_alone():
