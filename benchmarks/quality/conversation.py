@@ -59,7 +59,7 @@ def table(rows: list[dict]) -> str:
                 _line(mode, "tokens prefilled", mine, lambda some: f"{np.median([row['prefilled'] for row in some]):.0f}")
             )
             lines.append(_line(mode, "TTFT ms", mine, lambda some: f"{np.median([row['ttft_ms'] for row in some]):.0f}"))
-        if mode == BACKFILL:
+        if mode == BACKFILL and all(mine):
             lines.append(_line(mode, "as dense, same history", mine, functools.partial(_as_dense, rows)))
     return "\n".join(lines)
 

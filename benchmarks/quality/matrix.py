@@ -82,7 +82,9 @@ def run(blocks: list[Block], target: Path, draft: Path, results: Results, folder
 
 def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib.AbstractContextManager[QualityServer]:
     """A server whose prompts are read by the pair's draft, or by what a method is named after."""
-    every = ("--spec-prefill-backfill-tokens", "512") if reader == _RECOVERED else ("--disable-radix-cache",)
+    every: tuple[str, ...] = ("--disable-radix-cache",)
+    if reader == _RECOVERED:  # the reader must not lose a prompt while it is answered
+        every = ("--spec-prefill-draft-max-tokens", "100000", "--spec-prefill-backfill-tokens", "512")
     if reader in ("pair", _RECOVERED):
         heads = ("--spec-prefill-heads", str(launch.HEADS)) if draft == launch.DRAFT else ()
         return serve(target, draft, folder, *every, *heads)

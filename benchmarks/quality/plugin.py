@@ -116,8 +116,9 @@ def register() -> None:
 
     selecting._positions, turns.Turns.continued = without_revival, only_if_sticky
 
-    def remembered(self, prompts):  # an answer is another each time
-        return begin(self, prompts) if prompts[0].answer else Remembered(begin, self, prompts)
+    def remembered(self, prompts):  # an answer is another each time, and what it is asked for needs the reader's keys
+        recovers = prompts[0].answer or prompts[0].namespace[0] is not None
+        return begin(self, prompts) if recovers else Remembered(begin, self, prompts)
 
     ModelMethod.begin = remembered
     scheduler_hooks.in_context = ruled

@@ -60,6 +60,7 @@ def table(rows: list[dict], keep_ratios: list[float], methods: tuple[str, ...] =
 def summary(rows: list[dict]) -> str:
     """Accuracy over all lengths, SpecPrefill beside its controls; bold where at least 95 % of dense is kept."""
     columns = [(ask.DENSE, 1.0), *((SPECPREFILL, ratio) for ratio in (0.1, 0.2, 0.3)), *((name, 0.2) for name in METHODS[2:])]
+    columns = [column for column in columns if any((row["method"], row["keep_ratio"]) == column for row in rows)]
     heads = ["dense"] + [f"{name.replace('_', ' ')} {ratio:g}" for name, ratio in columns[1:]]
     lines = ["| task | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for task in tasks.TASKS:
@@ -75,18 +76,21 @@ def summary(rows: list[dict]) -> str:
 
 
 def beside_table(rows: list[dict], others: list[dict]) -> str:
-    """Methods beside dense, the paper's rule and best, on the prompts that all were asked."""
-    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    """Methods beside dense, the paper's rule and best, of each task on the prompts that all were asked."""
     every = [*rows, *(row for row in others if row["method"] in (ask.DENSE, SPECPREFILL, BEST))]
-    asked = [{_prompt(row) for row in rows if row["method"] == method} for method in methods]
-    shared = [row for row in every if _prompt(row) in set.intersection(*asked)]
-    columns = [(ask.DENSE, 1.0), *((name, ratio) for name in (SPECPREFILL, BEST, *methods) for ratio in (0.1, 0.2))]
+    known = {(row["method"], row["keep_ratio"]) for row in every}
+    names = dict.fromkeys([SPECPREFILL, BEST, *(name for name in METHODS if any(row["method"] == name for row in rows))])
+    columns = [(ask.DENSE, 1.0), *((name, ratio) for name in names for ratio in (0.1, 0.2) if (name, ratio) in known)]
     heads = ["dense"] + [f"{name.replace('_', ' ')} {ratio:g}" for name, ratio in columns[1:]]
     lines = ["| task | prompts | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     for task in tasks.TASKS:
-        cells = by_cell([row for row in shared if row["task"] == task], ("method", "keep_ratio"))
-        if found := [cells[column] for column in columns if column in cells]:
-            lines.append(f"| {task} | {len(found[0])} | " + " | ".join(f"{mean(cell):.0%}" for cell in found) + " |")
+        mine = [row for row in rows if row["task"] == task]
+        asked = [{_prompt(row) for row in some} for some in by_cell(mine, ("method",)).values()]
+        shared = [row for row in every if asked and _prompt(row) in set.intersection(*asked)]
+        cells = by_cell(shared, ("method", "keep_ratio"))
+        if found := [cells.get(column, []) for column in columns if cells]:
+            shown = [f"{mean(cell):.0%}" if cell else "" for cell in found]
+            lines.append(f"| {task} | {max(map(len, found))} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
@@ -181,4 +185,9 @@ def _accuracy(rows: list[dict]) -> str:
 
 
 def mean(rows: list[dict]) -> float:
-    return float(np.mean([row["right"] for row in rows]))
+    return float(np.mean([_score(row) for row in rows]))
+
+
+def _score(row: dict) -> float:
+    task = tasks.TASKS.get(row["task"])
+    return row["recall"] if task is not None and task.by_parts else row["right"]

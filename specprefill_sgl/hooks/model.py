@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from sglang.srt.utils import is_pin_memory_available
 
+from specprefill_sgl.hooks.penalties import count_again
 from specprefill_sgl.request.skipcode import TOKEN_MASK
 from specprefill_sgl.request.state import sparse_state_of
 
 
 def mask_ids(_result: Any, batch: Any, *_args: Any) -> None:
     """AFTER ScheduleBatch.prepare_for_extend: take the skips off the ids; the array is the batch's own copy."""
+    count_again(batch)
     if any(sparse_state_of(req) is not None for req in batch.reqs):
         batch.prefill_input_ids_cpu.bitwise_and_(TOKEN_MASK)
 

@@ -19,17 +19,10 @@ _CLIP = 4096  # what SGLang reserves at most for a request's tokens to come
 
 
 def may_go_back(req: Any) -> bool:
-    """Whether a running request can be retracted for nothing else than another prompt.
-
-    Not at its end, where it would not be worth it. Nor where SGLang counts, from an answer's beginning, what a retraction makes
-    it forget: penalties, and tokens before it may end.
-    """
-    params = req.sampling_params
+    """Whether a running request is far enough from its end to be retracted for another prompt; a token may be in flight."""
     if req.finished() or req.to_finish is not None:
         return False
-    if params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1 or params.min_new_tokens:
-        return False
-    return params.max_new_tokens - len(req.output_ids) > 2  # one may be in flight
+    return req.sampling_params.max_new_tokens - len(req.output_ids) > 2
 
 
 def has_spoken(req: Any) -> bool:

@@ -53,14 +53,14 @@ def server(case):
     return case[0]
 
 
-def _wanted(case, ids, reply, new=NEW):
+def _wanted(case, ids, reply, new=NEW, adjust=None):
     """The tokens a reply must have that was answered on all tokens from where it says."""
     _, _, target, draft = case
     kept = reference.select_chunks(reference.draft_importance(draft, ids, eos_ids=(EOS,)), keep_ratio=KEEP)
     info = reply["meta_info"]["spec_prefill"]
     assert info["positions"] == kept
     switch = [] if info["backfilled"] is None else [(info["backfilled"], list(range(len(ids))))]
-    return reference.greedy_revived(target, ids, [(0, kept), *switch], len(ids), new)
+    return reference.greedy_revived(target, ids, [(0, kept), *switch], len(ids), new, adjust=adjust)
 
 
 def _dense(case, ids, new=8):
@@ -289,12 +289,27 @@ def _value(text, name):
     return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{re.escape(name)}[{{ ]", line))
 
 
-def test_penalties_keep_their_sparse_prompt(case, server):
-    """A retraction would make SGLang forget what it has counted."""
-    for params in ({"frequency_penalty": 0.5}, {"repetition_penalty": 1.2}, {"min_new_tokens": 9}):
-        ids = prompt_ids(1023, seed=2)
-        info = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, **params})["meta_info"]["spec_prefill"]
-        assert info["backfilled"] is None
+@pytest.mark.parametrize("penalty", [{"frequency_penalty": 1.5}, {"repetition_penalty": 1.8}], ids=lambda one: next(iter(one)))
+def test_penalties_count_on(case, server, penalty):
+    """A retraction alone would make SGLang forget what it has counted."""
+    ids, lags = prompt_ids(1023, seed=2), not server.state()["disable_overlap_schedule"]
+    plain = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW})
+    server.flush()
+    reply = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW, **penalty})
+    assert reply["meta_info"]["spec_prefill"]["backfilled"]
+    assert reply["output_ids"] != plain["output_ids"]
+    assert reply["output_ids"] == _wanted(case, ids, reply, adjust=reference.penalties(ids, **penalty, lags=lags))
+
+
+def test_tokens_before_an_end_count_on(case, server):
+    ids = prompt_ids(1023, seed=2)
+    plain = server.generate(ids, custom=ANSWER, params={"max_new_tokens": NEW})["output_ids"]
+    early, least = plain[2], 20
+    server.flush()
+    params = {"max_new_tokens": NEW, "ignore_eos": False, "stop_token_ids": [early], "min_new_tokens": least}
+    reply = server.generate(ids, custom=ANSWER, params=params)
+    assert 0 < reply["meta_info"]["spec_prefill"]["backfilled"] < least
+    assert early not in reply["output_ids"][:least]
 
 
 def test_a_wrong_field_is_named(case, server):

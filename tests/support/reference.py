@@ -190,10 +190,11 @@ def answer_votes(model, ids, said, fresh, *, pool_kernel, ignore_first=0, ignore
     return torch.stack(rows)
 
 
-def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens, *, said=()):
+def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens, *, said=(), adjust=None):
     """Greedy tokens where after so many of them other positions are prefilled, and the answer so far after them.
 
-    `prefills` are (output tokens, positions), the first after what was `said` already.
+    `prefills` are (output tokens, positions), the first after what was `said` already; `adjust` changes logits, by the
+    answer so far.
     """
     tokens, changes = list(said), dict(prefills)
     while len(tokens) < max_new_tokens:
@@ -204,5 +205,18 @@ def greedy_revived(model, ids, prefills, n_prompt, max_new_tokens, *, said=()):
             logits, cache = _forward(model, [*(ids[p] for p in kept), *tokens], positions, None)
         else:
             logits, cache = _forward(model, tokens[-1:], [n_prompt + now - 1], cache)
-        tokens.append(int(logits.argmax()))
+        tokens.append(int((logits if adjust is None else adjust(logits, tokens)).argmax()))
     return tokens
+
+
+def penalties(ids, *, frequency_penalty=0.0, repetition_penalty=1.0, lags=False):
+    """SGLang's, of an answer's tokens. Under the overlap schedule it counts the prompt's last one, and not yet the last."""
+
+    def adjust(logits, said):
+        counted = torch.tensor([ids[-1], *said[:-1]] if lags and said else said, dtype=torch.long)
+        logits = logits.flatten() - frequency_penalty * torch.bincount(counted, minlength=logits.numel())
+        scaled = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
+        logits[counted] = scaled[counted]
+        return logits
+
+    return adjust
