@@ -20,6 +20,7 @@ from specprefill_sgl.request.options import given
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.request.state import PromptState, sparse_state_of
 from specprefill_sgl.request.turns import Turn
+from specprefill_sgl.selection.budget import affordable_return
 from specprefill_sgl.selection.rule import MAX_WINDOW
 from specprefill_sgl.stage.reconsidering import Reconsidered
 from specprefill_sgl.stage.stage import Stage
@@ -44,7 +45,7 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
     for req in due:
         if id(req) not in turns:
             continue
-        more = _setting(_state(req), stage, "revive_chunks") * _state(req).rule.chunk_size
+        more = _may_return(_state(req), stage) * _state(req).rule.chunk_size
         if len(asked) == most or not has_room(scheduler, running_batch, [*returning, (req, more)]):
             break
         prompt = _continued(req, turns[id(req)], stage)
@@ -75,6 +76,15 @@ def _setting(state: PromptState, stage: Stage, name: str) -> int:
     return given(getattr(state.options, name), getattr(stage.config, name))
 
 
+def _may_return(state: PromptState, stage: Stage) -> int:
+    """How many chunks, at this time."""
+    most = _setting(state, stage, "revive_chunks")
+    if not stage.window:
+        return most
+    returned = sum(tokens for _, tokens in state.revived)
+    return min(most, affordable_return(stage.window, returned, chunk_size=state.rule.chunk_size))
+
+
 def _asked(state: PromptState) -> int:
     return state.asked[-1] if state.asked else 0
 
@@ -91,7 +101,7 @@ def _is_due(req: Any, stage: Stage) -> bool:
     if state is None or state.reading is not None or not may_go_back(req):
         return False
     every, said = _setting(state, stage, "revive_every"), len(req.output_ids)
-    if not every or len(state.revived) >= _setting(state, stage, "revive_max"):
+    if not every or len(state.revived) >= _setting(state, stage, "revive_max") or not _may_return(state, stage):
         return False
     return has_spoken(req) and said - _asked(state) >= (state.pause or every)
 
@@ -106,7 +116,7 @@ def _continued(req: Any, turn: Turn, stage: Stage) -> Prompt:
         kept=state.kept,
         answer=said,
         fresh=min(len(said) - _asked(state), MAX_WINDOW),
-        most_revived=_setting(state, stage, "revive_chunks"),
+        most_revived=_may_return(state, stage),
         return_votes=False,
     )
 

@@ -5,6 +5,7 @@ import math
 from specprefill_sgl.selection.chunks import Cut, chunk_count
 
 WINDOW_PART = 2  # half of the budget may go to what a target's sliding window covers
+_RETURN_PART = 2  # half of that window may go to what returns
 
 
 def free_chunks(prompt: Cut, keep_ratio: float, unit: str) -> int:
@@ -42,3 +43,12 @@ def affordable_tail(n_tokens: int, wanted: int, *, part: int, chunk_size: int, k
         tail_chunks = (math.ceil(n_tokens * keep_ratio) // part - last) // chunk_size + 1
     start = (n_chunks - max(tail_chunks, 0)) * chunk_size
     return min(wanted, max(n_tokens - start, 0))
+
+
+def affordable_return(window: int, returned: int, *, chunk_size: int) -> int:
+    """How many chunks may return to a prompt after so many tokens did, if the target has a sliding window, of so many tokens.
+
+    Windowed layers count kept tokens. What returns lies between the prompt's end, which was kept for that window, and the
+    answer: each token that returns pushes one of the end out. Some of it must stay, however often an answer asks.
+    """
+    return max(window // _RETURN_PART - returned, 0) // chunk_size

@@ -123,7 +123,12 @@ def test_client_leaves_while_drafting(server, slow_draft):
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [("draft", "injected draft fault"), ("score", "injected scoring fault"), ("nan", "scores are not finite")],
+    [
+        ("draft", "injected draft fault"),
+        ("score", "injected scoring fault"),
+        ("join", "injected joining fault"),
+        ("nan", "scores are not finite"),
+    ],
 )
 def test_a_failing_draft_is_answered_dense_and_says_so(server, faults, fault, error):
     ids = prompt_ids(700, seed=8)

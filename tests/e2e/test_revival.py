@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import best_reference, reference, revival_reference
+from tests.support.families import FAMILIES
 from tests.support.faults import Faults
 from tests.support.server import serve, sparse_options
 from tests.support.streams import Stream, until
@@ -234,3 +235,14 @@ def test_penalties_are_not_asked(case):
         ids = prompt_ids(1023, seed=2)
         info = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, **params})["meta_info"]["spec_prefill"]
         assert info["asked_after"] == []
+
+
+@pytest.mark.slow
+def test_half_of_a_targets_window_stays_with_the_prompts_end(pair_of, model_of, tmp_path):
+    """Its layers look back on 63 kept tokens, and what returns lies between the prompt's end and the answer."""
+    custom, params = {**CUSTOM, "spec_prefill_revive_every": 1}, {"max_new_tokens": NEW}
+    options = [*sparse_options(pair_of("llama")[1]), *FAMILIES["mellum"].options]
+    with serve(tmp_path, model_of("mellum"), *options) as server:
+        replies = [server.generate(prompt_ids(1000, seed=seed), custom=custom, params=params) for seed in range(4)]
+    returned = [reply["meta_info"]["spec_prefill"]["revived_tokens"] for reply in replies]
+    assert 63 // 2 - 2 * SHARP["chunk_size"] < max(returned) <= 63 // 2

@@ -53,6 +53,7 @@ def test_32_at_once_are_all_right(mode, judge, requests_, pair_of, tmp_path):
             assert sum(reply["meta_info"]["num_retractions"] for reply in replies) > 0
         if mode == "tensor_parallel":
             _one_failing_rank_makes_both_dense(server, faults, judge)
+            _a_rank_that_does_not_decide_may_fail(server, faults, judge)
         server.flush()
         assert server.load()["num_used_tokens"] == 0
         assert server.draft_pools() == start
@@ -68,3 +69,14 @@ def _one_failing_rank_makes_both_dense(server, faults, judge):
     server.flush()
     reply = server.generate(ids, custom=custom, params={"max_new_tokens": 12})
     assert judge.wrong([reply], [(ids, custom)]) == []
+
+
+def _a_rank_that_does_not_decide_may_fail(server, faults, judge):
+    """Rank 0 selects, from votes that are joined by then."""
+    ids, custom = prompt_ids(720, seed=124), {"spec_prefill_keep_ratio": 0.2, "spec_prefill_return_positions": True}
+    faults.switch("join_on_rank_1")
+    reply = server.generate(ids, custom=custom, params={"max_new_tokens": 12})
+    faults.switch("join_on_rank_1", on=False)
+    assert reply["meta_info"]["spec_prefill"]["applied"]
+    assert judge.wrong([reply], [(ids, custom)]) == []
+    assert "the first rank's counts" in server.log.read_text()

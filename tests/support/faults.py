@@ -19,7 +19,7 @@ def register():
     from specprefill_sgl.methods.model_pass import ModelPass
     from specprefill_sgl.models.group import PromptGroup
 
-    look_ahead, votes = PromptGroup._look_ahead, ModelPass.votes
+    look_ahead, votes, joined = PromptGroup._look_ahead, ModelPass.votes, ModelPass.joined
 
     from specprefill_sgl.request.turns import Turns
 
@@ -50,6 +50,12 @@ def register():
         result = votes(self)
         return [one._replace(votes=one.votes * float("nan")) for one in result] if on("nan") else result
 
+    def failing_joined(self, cast):
+        result = joined(self, cast)
+        if on("join") or (on("join_on_rank_1") and torch.distributed.get_rank() == 1):
+            raise RuntimeError("injected joining fault")
+        return result
+
     from specprefill_sgl.hooks import scheduler
 
     revive, make_exact = scheduler.revive, scheduler.make_exact
@@ -63,7 +69,7 @@ def register():
         return [] if on("exact_at_once") else back
 
     scheduler.revive, scheduler.make_exact = at_once, exact_at_once
-    PromptGroup._look_ahead, ModelPass.votes = failing_look_ahead, failing_votes
+    PromptGroup._look_ahead, ModelPass.votes, ModelPass.joined = failing_look_ahead, failing_votes, failing_joined
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specprefill_sgl.selection.budget import affordable_tail, free_chunks, keeps_everything
+from specprefill_sgl.selection.budget import affordable_return, affordable_tail, free_chunks, keeps_everything
 from specprefill_sgl.selection.choose import best_chunks
 from specprefill_sgl.selection.chunks import cut
 
@@ -163,3 +163,12 @@ def test_protected_ends_do_not_consume_the_budget():
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         best_chunks(np.array([0.0, np.nan]), np.array([False, True]), 1)
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.lists(st.integers(1, 20), max_size=12))
+def test_half_of_a_window_stays_however_often_something_returns(window, size, asked):
+    returned = 0
+    for most in asked:
+        returned += min(most, affordable_return(window, returned, chunk_size=size)) * size
+    assert returned <= window / 2
+    assert returned + size > window // 2 or returned == sum(asked) * size
