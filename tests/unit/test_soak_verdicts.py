@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.soak import again
+from benchmarks.soak import again, recovered
 from benchmarks.soak.clients import Asked
 
 IDS = list(range(1000, 1200))
@@ -65,3 +65,46 @@ def test_a_next_turn_that_kept_other_tokens_is_only_counted(monkeypatch):
     turns = [_reply(CHOSEN), _reply([*CHOSEN, 150])]
     counted, problems, _ = _verdicts(monkeypatch, turns, [_reply(CHOSEN), _reply([0, *CHOSEN])])
     assert (counted, problems) == (["asked again", "next turns that kept other tokens alone"], [False, False])
+
+
+def _recovered(positions, tokens, **changes):
+    reply = _reply(positions, tokens)
+    reply["meta_info"]["spec_prefill"] |= {"revived_after": [], "backfilled": None, "revived_tokens": 0, **changes}
+    return Asked(IDS, {}, reply)
+
+
+@pytest.fixture
+def computed_again(monkeypatch):
+    """What is wrong, given what the request without recovery, and then the dense or the model's rest, would be."""
+
+    def found(asked, alone, rest):
+        answers = [alone, _reply(IDS, rest)]
+        monkeypatch.setattr(recovered, "generate", lambda *arguments: answers.pop(0))
+        monkeypatch.setattr(recovered, "model", lambda path: None)
+        monkeypatch.setattr(recovered, "continued", lambda model, ids, positions, said, tokens: list(rest))
+        monkeypatch.setattr(recovered.launch, "flush", lambda url: None)
+        return recovered.wrong("url", asked)
+
+    return found
+
+
+@pytest.mark.parametrize("changes", [{"backfilled": 2}, {"revived_after": [2], "revived_tokens": 1}], ids=["exact", "revived"])
+def test_answers_that_changed_are_computed_in_parts(computed_again, changes):
+    positions = [32, 33, 199] if "backfilled" in changes else [32, 33, 40, 199]
+    asked, alone = _recovered(positions, (7, 8, 9), **changes), _reply(CHOSEN, (7, 8))
+    assert again.changes(asked.reply) == [2]
+    assert computed_again(asked, alone, [9]) == ""
+    assert "went on [9] after [2], then [6]" in computed_again(asked, alone, [6])
+    assert "was answered" in computed_again(asked, _reply(CHOSEN, (7, 6)), [9])
+    assert computed_again(asked, _reply([1, *CHOSEN], (7, 8)), [9])
+
+
+def test_an_answer_goes_on_as_the_reference_has_it(pair_of, hugging_face):
+    """Positions out of order, as what returns has them."""
+    from tests.support.reference import greedy_revived
+    from tests.support.tiny_models import prompt_ids
+
+    target, ids = pair_of("llama")[0], prompt_ids(200, seed=4)
+    positions, said = [*range(0, 40), *range(100, 140), *range(60, 80), 199], [3, 17, 4]
+    wanted = greedy_revived(hugging_face(target), ids, [(3, positions)], len(ids), 12, said=said)
+    assert [*said, *recovered.continued(recovered.model(str(target)), ids, positions, said, 9)] == wanted
