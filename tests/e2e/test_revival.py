@@ -30,6 +30,7 @@ SERVERS = {
     # and a queue that takes no whole group, with eight that are sent at once
     "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule", "--max-queued-requests", "9"]),
     "two ranks": ("llama", ["--tp", "2"]),
+    "retracted, preempted": ("llama", ["--enable-priority-scheduling", "--max-running-requests", "3"]),
     # the reader forgets prompts while they are answered, and a returning request finds others waiting
     "crowded": ("llama", ["--max-running-requests", "3", *sparse_options(None, draft_max_tokens=1400)[1:]]),
 }
@@ -43,11 +44,12 @@ def case(request, pair_of, hugging_face, tmp_path_factory):
     target, draft = pair_of(family)
     folder = tmp_path_factory.mktemp("revival")
     faults = Faults(folder / "faults")
-    with serve(folder, target, *sparse_options(draft), *options, env=faults.env) as server:
+    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"} if "preempted" in request.param else {}
+    with serve(folder, target, *sparse_options(draft), *options, env=faults.env | retracting) as server:
         yield server, faults, hugging_face(target), hugging_face(draft)
 
 
-def _wanted(case, ids, reply, *, rule=BEST, new=NEW):
+def _wanted(case, ids, reply, *, rule=BEST, new=NEW, adjust=None):
     """The tokens and last positions that a reply must have, whose answer was asked when it says."""
     _, _, target, draft = case
     info = reply["meta_info"]["spec_prefill"]
@@ -66,7 +68,7 @@ def _wanted(case, ids, reply, *, rule=BEST, new=NEW):
     )
     assert info["revived_after"] == [said for said, _ in prefills[1:]]
     assert info["revived_tokens"] == len(prefills[-1][1]) - len(kept)
-    return reference.greedy_revived(target, ids, prefills, len(ids), new), prefills[-1][1]
+    return reference.greedy_revived(target, ids, prefills, len(ids), new, adjust=adjust), prefills[-1][1]
 
 
 @pytest.mark.parametrize("rule", [revival_reference.PAPER, BEST], ids=["paper", "best"])
@@ -227,14 +229,18 @@ def _free(server):
     return pools["draft_available_tokens"], pools["draft_available_requests"], server.load()["num_running_reqs"]
 
 
-def test_penalties_are_not_asked(case):
-    """A retraction would make SGLang forget what it has counted."""
-    server = case[0]
-    server.flush()
-    for params in ({"frequency_penalty": 0.5}, {"repetition_penalty": 1.2}, {"min_new_tokens": 9}):
-        ids = prompt_ids(1023, seed=2)
-        info = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, **params})["meta_info"]["spec_prefill"]
-        assert info["asked_after"] == []
+@pytest.mark.parametrize("penalty", [{"frequency_penalty": 1.5}, {"repetition_penalty": 1.8}], ids=lambda one: next(iter(one)))
+def test_penalties_count_on(case, penalty):
+    """A retraction alone would make SGLang forget what it has counted."""
+    server, lags = case[0], not case[0].state()["disable_overlap_schedule"]
+    returned = 0
+    for seed in range(3):
+        server.flush()
+        ids = prompt_ids(1023, seed=seed)
+        reply = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW, **penalty})
+        assert reply["output_ids"] == _wanted(case, ids, reply, adjust=reference.penalties(ids, **penalty, lags=lags))[0]
+        returned += bool(reply["meta_info"]["spec_prefill"]["revived_after"])
+    assert returned
 
 
 @pytest.mark.slow
