@@ -13,6 +13,7 @@ from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Pr
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 Backfill = Literal["off", "turn", "answer"]
+_FOUND_AT_START = {"calibrated", "forgetful"}  # nobody gives these
 
 _LOWEST = {
     **{"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0},
@@ -52,6 +53,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Files of calibrated heads, from `python -m specprefill_sgl calibrate`; on the command line separated by commas.
     calibrated : dict of str to tuple of (layer, head)
         What these list, by the method whose model they fit; read at start.
+    forgetful : tuple of str
+        Methods whose reader has no prefix cache, so that no answer can be asked what it lacks; found at start.
     revive_every : int
         Output tokens after which dropped tokens that the answer so far asks for return; 0: none return.
     revive_chunks : int
@@ -86,6 +89,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     layers: int | None = None
     heads: tuple[str, ...] = ()
     calibrated: dict[str, Heads] = {}
+    forgetful: tuple[str, ...] = ()
     lookahead: int | None = None
     window: int | None = None
     window_votes: Literal["pooled", "turns"] | None = None
@@ -197,7 +201,7 @@ def _read(source: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source} must hold a JSON object.")
-    known = {*SpecPrefillConfig.__struct_fields__, "enabled"} - {"calibrated"}
+    known = {*SpecPrefillConfig.__struct_fields__, "enabled"} - _FOUND_AT_START
     result = {}
     for key, value in values.items():
         name = key.removeprefix("--").replace("-", "_")

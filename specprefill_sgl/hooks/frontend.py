@@ -138,6 +138,8 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
         return
     if options.revive_every and config.draft_tokenizer == "own" and options.method_of(config) == "draft":
         raise RequestError("spec_prefill_revive_every cannot be used: answers are not in the draft's own tokens.")
+    if options.revive_every and options.method_of(config) in config.forgetful:
+        raise RequestError("spec_prefill_revive_every cannot be used: with the server's page size the reader forgets prompts.")
     for name, option, _ in compat.cannot_use(options, server_args):
         raise RequestError(f"{PREFIX}_{name} cannot be used: the server was started with {option}.")
 

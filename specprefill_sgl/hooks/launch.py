@@ -102,7 +102,7 @@ def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
 
 
 def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig:
-    """The configuration with its calibrated heads read."""
+    """The configuration with its calibrated heads read, and the methods that forget prompts."""
     from specprefill_sgl.hooks import verify
 
     verify()
@@ -114,7 +114,8 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     registry.check_at_start(resolved, server_args, target)
     files = [os.path.expanduser(path) for path in resolved.heads]
     calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
-    return msgspec.structs.replace(resolved, calibrated=calibrated)
+    forgetful = tuple(registry.forgetful(resolved, server_args, target))
+    return msgspec.structs.replace(resolved, calibrated=calibrated, forgetful=forgetful)
 
 
 def _exit(error: ConfigError) -> NoReturn:

@@ -79,7 +79,7 @@ def _setting(state: PromptState, stage: Stage, name: str) -> int:
 def _may_return(state: PromptState, stage: Stage) -> int:
     """How many chunks, at this time."""
     most = _setting(state, stage, "revive_chunks")
-    if not stage.window:
+    if state.prompt_tokens <= stage.window or not stage.window:  # the whole prompt lies in the window, whatever returns
         return most
     returned = sum(tokens for _, tokens in state.revived)
     return min(most, affordable_return(stage.window, returned, chunk_size=state.rule.chunk_size))

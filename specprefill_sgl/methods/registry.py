@@ -74,18 +74,19 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
         raise ConfigError(f"{flag(field)} cannot be combined with {option}: {why}.")
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
-    if config.revive_every:
-        _check_readers(config, server_args, target)
-
-
-def _check_readers(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
-    """They must still have a prompt while it is answered."""
-    for name, reader in planned(config, server_args, target).items():
-        if (option := compat.cannot_resume(server_args, reader.model)) is not None:
+    for name, option in forgetful(config, server_args, target).items():
+        if config.revive_every:
             raise ConfigError(
                 f"{flag('revive_every')} cannot be combined with {option} and {flag('method')} {name}: recurrent states "
                 "are cached in pages of one token only, so that it would read the whole prompt again."
             )
+
+
+def forgetful(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[str, str]:
+    """Methods whose reader has lost a prompt by the time it is answered, and the server's option that is why."""
+    readers = planned(config, server_args, target)
+    options = {name: compat.cannot_resume(server_args, reader.model) for name, reader in readers.items()}
+    return {name: option for name, option in options.items() if option is not None}
 
 
 def model_paths(config: SpecPrefillConfig, server_args: Any) -> dict[str, str]:

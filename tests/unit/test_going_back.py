@@ -1,6 +1,7 @@
 """Running requests that go back to the queue: how many it takes, and servers where they never could are refused by the flag."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 
@@ -71,3 +72,17 @@ def test_a_reader_with_recurrent_states_forgets_prompts_in_larger_pages(resolved
         _check_at_start(server_args, draft, REVIVE)
     _check_at_start(server_args, draft, {})
     _check_at_start(resolved(""), draft, REVIVE)
+
+
+@pytest.mark.parametrize(
+    ("line", "draft", "refused"),
+    [("--page-size 16", "qwen3_5", True), ("--page-size 16", "qwen3_moe", False), ("", "qwen3_5", False)],
+)
+def test_nor_may_a_request_ask_such_a_reader(resolved, model_of, monkeypatch, line, draft, refused):
+    monkeypatch.setattr("specprefill_sgl.hooks.verify", lambda: None)  # hooks are applied in servers only
+    server_args = resolved(line)
+    config = launch._checked(resolve({"enabled": True, "draft_model_path": str(model_of(draft))}, {}), server_args)
+    setattr(server_args, launch._ATTRIBUTE, config)
+    frontend._check_params({"custom_params": {"spec_prefill_keep_ratio": 0.2}}, server_args)
+    with pytest.raises(RequestError, match="spec_prefill_revive_every cannot be used") if refused else nullcontext():
+        frontend._check_params({"custom_params": {"spec_prefill_revive_every": 3}}, server_args)
