@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import launch
 from benchmarks.soak.clients import Asked, generate
-from benchmarks.soak.recovered import changes, wrong
+from benchmarks.soak.recovered import changes, without_recovery, wrong
 from specprefill_sgl.selection.chunks import leading_run
 
 _SHARED = 8  # tokens that random prompts may share at their beginning
@@ -63,7 +63,7 @@ def _wrong_with_beginning(url: str, asked: Asked, replicas: int) -> str:
 
 
 def _alone(url: str, asked: Asked) -> dict:
-    return generate(url, asked.ids, asked.custom, len(asked.reply["output_ids"]))
+    return generate(url, asked.ids, without_recovery(asked.custom), len(asked.reply["output_ids"]))
 
 
 def _decided(reply: dict) -> tuple[bool, str | None, list[int]]:

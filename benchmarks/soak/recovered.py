@@ -13,7 +13,7 @@ import torch
 from benchmarks import launch
 from benchmarks.soak.clients import Asked, generate
 
-_OFF = {"spec_prefill_revive_every": 0, "spec_prefill_backfill": "off"}
+_RECOVERY = ("spec_prefill_revive_every", "spec_prefill_backfill")
 
 
 def changes(reply: dict) -> list[int]:
@@ -23,11 +23,16 @@ def changes(reply: dict) -> list[int]:
     return [*info.get("revived_after", ()), *exact]
 
 
+def without_recovery(custom: dict) -> dict:
+    """What was asked for, but nothing may come back: alone there would be more time for it than under load."""
+    return {name: value for name, value in custom.items() if name not in _RECOVERY}
+
+
 def wrong(url: str, asked: Asked) -> str:
     """What is wrong with such an answer, "" if nothing; the server is idle, its caches are empty."""
     said, info = asked.reply["output_ids"], asked.reply["meta_info"]["spec_prefill"]
     first, last = changes(asked.reply)[0], changes(asked.reply)[-1]
-    alone = generate(url, asked.ids, {**asked.custom, **_OFF}, first)
+    alone = generate(url, asked.ids, without_recovery(asked.custom), first)
     kept, positions = alone["meta_info"]["spec_prefill"]["positions"], info["positions"]
     returned = set(positions) - set(kept)
     if [position for position in positions if position not in returned] != kept:
