@@ -1,6 +1,7 @@
 """A conversation over one long document, every turn asking for another fact: what reuse and revival do to answers and work."""
 
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from benchmarks.quality import tasks
 from benchmarks.quality.report import interval
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import QualityServer
+from benchmarks.speed.report import summary
 
 TURNS = 6
 BACKFILL = "backfill between turns"
@@ -22,33 +24,27 @@ MODES: dict[str, tuple[str | None, dict]] = {
     "fresh selection each turn": ("fresh", {}),
     "sticky without revival": ("no_revival", {}),
     "sticky with revival": ("sticky", {}),
-    BACKFILL: ("sticky", {"spec_prefill_backfill": "turn"}),
+    BACKFILL: ("sticky, whole later", {"spec_prefill_backfill": "turn"}),
 }
 
 
 def run(server: QualityServer, tokenizer, length: int, keep_ratio: float, conversations: int, results: Results) -> None:
     """One row per turn: whether it was right, tokens kept, tokens prefilled, time to the first token (ms)."""
     with tqdm(total=len(MODES) * conversations * TURNS, desc="turns") as bar:
-        for mode, (setting, custom) in MODES.items():
-            for number in range(conversations):
-                if {
-                    "method": mode,
-                    "task": "conversation",
-                    "length": length,
-                    "number": number,
-                    "keep_ratio": keep_ratio,
-                } in results:
-                    bar.update(TURNS)
-                    continue
-                server.choose(turns=setting)
-                custom = {"spec_prefill_keep_ratio": keep_ratio, **custom}
-                for row in _conversation(server.url, tokenizer, length, number, custom):
-                    results.add({"method": mode, "task": "conversation", **row})
-                    bar.update()
+        for number, (mode, (setting, custom)) in itertools.product(range(conversations), MODES.items()):
+            row = {"method": mode, "task": "conversation", "length": length, "number": number, "keep_ratio": keep_ratio}
+            if row in results:
+                bar.update(TURNS)
+                continue
+            server.choose(turns=setting)
+            asked = {"spec_prefill_keep_ratio": keep_ratio, **custom}
+            for turn in _conversation(server.url, tokenizer, length, number, asked):
+                results.add({"method": mode, "task": "conversation", **turn})
+                bar.update()
 
 
 def table(rows: list[dict]) -> str:
-    """Per turn and mode: accuracy, tokens prefilled and TTFT, medians; of backfill also how many answers are the dense ones."""
+    """Per turn and mode: accuracy, tokens prefilled and TTFT, medians; of backfill also how near to dense."""
     turns = sorted({row["turn"] for row in rows})
     lines = ["| mode | figure | " + " | ".join(f"turn {turn + 1}" for turn in turns) + " |", "|---" * (2 + len(turns)) + "|"]
     for mode in MODES:
@@ -61,6 +57,7 @@ def table(rows: list[dict]) -> str:
             lines.append(_line(mode, "TTFT ms", mine, lambda some: f"{np.median([row['ttft_ms'] for row in some]):.0f}"))
         if mode == BACKFILL and all(mine):
             lines.append(_line(mode, "as dense, same history", mine, functools.partial(_as_dense, rows)))
+            lines.append(_line(mode, "TTFT over dense", mine, functools.partial(_over_dense, rows)))
     return "\n".join(lines)
 
 
@@ -78,6 +75,12 @@ def _as_dense(rows: list[dict], some: list[dict]) -> str:
     comparable = [row for row in some if history("dense", row, row["turn"]) == history(BACKFILL, row, row["turn"])]
     same = sum(outputs.get(("dense", row["number"], row["turn"])) == row["output"] for row in comparable)
     return f"{same} of {len(comparable)}"
+
+
+def _over_dense(rows: list[dict], some: list[dict]) -> str:
+    dense = {(row["number"], row["turn"]): row["ttft_ms"] for row in rows if row["method"] == "dense"}
+    pairs = [(dense[row["number"], row["turn"]], row["ttft_ms"]) for row in some if (row["number"], row["turn"]) in dense]
+    return summary(pairs, lambda pair: pair[1] / pair[0], 2)
 
 
 def _accuracy(rows: list[dict]) -> str:
