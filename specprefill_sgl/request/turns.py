@@ -112,8 +112,7 @@ class Turns:
 
     def repeated(self, ids: array, settings: tuple, namespace: tuple = ()) -> Turn | None:
         """The turn of the very same prompt with the same settings."""
-        chain = self._chain(ids, namespace)
-        return self._find(chain, ids, namespace, settings) if chain else None
+        return self._find(self._chain(ids, namespace), ids, namespace, settings)
 
     def continued(self, ids: array, namespace: tuple = ()) -> tuple[Turn, int] | None:
         """The longest turn whose prompt and answer begin `ids`, and how many tokens prompt and answer are together."""
@@ -154,7 +153,9 @@ class Turns:
             self._remove(next(iter(self._turns.values())))
 
     def _same(self, chain: list[int], ids: array, namespace: tuple) -> list[Turn]:
-        """Turns of exactly this prompt, whose whole blocks have this chain."""
+        """Turns of exactly this prompt, whose whole blocks have this chain; a prompt without any is never remembered."""
+        if not chain:
+            return []
         known = self._of_prompt.get(self._whole(chain, ids), ())
         return [turn for turn in known if turn.ids == ids and turn.namespace == namespace]
 

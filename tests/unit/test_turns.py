@@ -239,3 +239,9 @@ def test_leading_run_counts_from_zero_to_the_first_gap(positions):
     run = leading_run(np.array(sorted(positions), dtype=np.int64))
     assert set(range(run)) <= positions
     assert run not in positions
+
+
+def test_a_prompt_too_short_to_be_remembered_is_forgotten_too():
+    known = Turns()
+    known.forget(array("q", range(turns.BLOCK - 1)))
+    assert known.repeated(array("q", range(turns.BLOCK - 1)), ()) is None
