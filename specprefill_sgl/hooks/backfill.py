@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from specprefill_sgl.hooks.answers import open_turns
+from specprefill_sgl.hooks.answers import drop_turn, open_turns
 from specprefill_sgl.hooks.backfill_jobs import Job, end, jobs_of
 from specprefill_sgl.hooks.decisions import cached_tokens, prompt_of, replace_ids
 from specprefill_sgl.hooks.internal_state import metrics_of
@@ -47,6 +47,7 @@ def look_after(scheduler: Any, stage: Stage) -> None:
     for job in list(jobs_of(scheduler)):
         if job.req is not None and (job.req.finished() or job.req.to_finish is not None):
             _answered(scheduler, job)
+    for job in list(jobs_of(scheduler)):
         if job.piece is not None and job.piece.is_retracted:
             job.piece = None
         elif job.piece is not None and job.piece.finished():
@@ -115,10 +116,9 @@ def _switch(scheduler: Any, stage: Stage, running_batch: Any, req: Any, ids: arr
     assert state is not None
     state.backfill(len(req.output_ids))
     replace_ids(req, ids)
-    turns = open_turns(scheduler)
-    turns[:] = [entry for entry in turns if entry[0] is not req]
+    drop_turn(scheduler, req)
     if stage.after_snapshot:
-        turns.append((req, stage.remember_whole(prompt_of(req, stage))))
+        open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, stage))))
 
 
 @contextlib.contextmanager

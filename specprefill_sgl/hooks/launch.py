@@ -111,10 +111,9 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     compat.check_server_options(server_args)
     target = compat.target_model_config(server_args)
     compat.check_target(target)
-    registry.check_at_start(resolved, server_args, target)
+    forgetful = registry.check_at_start(resolved, server_args, target)
     files = [os.path.expanduser(path) for path in resolved.heads]
     calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
-    forgetful = tuple(registry.forgetful(resolved, server_args, target))
     return msgspec.structs.replace(resolved, calibrated=calibrated, forgetful=forgetful)
 
 

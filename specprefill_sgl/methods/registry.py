@@ -68,18 +68,20 @@ def check(config: SpecPrefillConfig) -> None:
             raise ConfigError(f"{flag(field)} has no effect with {wanted} {','.join(config.method)}.")
 
 
-def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
-    """In the launcher: what each method refuses, beside `check`."""
+def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> tuple[str, ...]:
+    """In the launcher: what each method refuses, beside `check`; of the others those that are `forgetful`."""
     for field, option, why in compat.cannot_use(config, server_args):
         raise ConfigError(f"{flag(field)} cannot be combined with {option}: {why}.")
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
-    for name, option in forgetful(config, server_args, target).items():
+    lost = forgetful(config, server_args, target)
+    for name, option in lost.items():
         if config.revive_every:
             raise ConfigError(
                 f"{flag('revive_every')} cannot be combined with {option} and {flag('method')} {name}: recurrent states "
                 "are cached in pages of one token only, so that it would read the whole prompt again."
             )
+    return tuple(lost)
 
 
 def forgetful(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[str, str]:

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from tests.support import reference
-from tests.support.faults import Faults
-from tests.support.server import serve, sparse_options
+from tests.support.faults import serve_with_faults
+from tests.support.server import sparse_options
 from tests.support.streams import Stream, until
 from tests.support.tiny_models import EOS, prompt_ids
 
@@ -22,13 +22,12 @@ CUSTOM = {"spec_prefill_keep_ratio": KEEP, "spec_prefill_return_positions": True
 ANSWER = {**CUSTOM, "spec_prefill_backfill": "answer"}
 TURN = {**CUSTOM, "spec_prefill_backfill": "turn"}
 LATER = {"spec_prefill_keep_ratio": KEEP, "spec_prefill_min_tokens": 200}  # a turn that adds less is dense after a whole prefix
-_PRIORITIES = ["--enable-priority-scheduling", "--max-running-requests", "3"]
 SERVERS = {
     "overlap": ("llama", []),
     "qwen3, no overlap": ("qwen3", ["--disable-overlap-schedule"]),
     "two ranks": ("llama", ["--tp", "2"]),
     "mixed chunks, pages": ("llama", ["--enable-mixed-chunk", "--page-size", "16"]),
-    "retracted, preempted": ("llama", _PRIORITIES),
+    "retracted, preempted": ("llama", ["--enable-priority-scheduling", "--max-running-requests", "3"]),
     "crowded": ("llama", ["--max-running-requests", "3", "--max-total-tokens", "6000"]),
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "overlap"]
@@ -39,11 +38,9 @@ def case(request, pair_of, hugging_face, tmp_path_factory):
     """A server, its faults, its models as Hugging Face has them."""
     family, options = SERVERS[request.param]
     target, draft = pair_of(family)
-    folder = tmp_path_factory.mktemp("backfill")
-    faults = Faults(folder / "faults")
-    flags = sparse_options(draft, backfill_tokens=PIECE)
-    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"} if options is _PRIORITIES else {}
-    with serve(folder, target, *flags, "--enable-metrics", *options, env=faults.env | retracting) as server:
+    folder, retracting = tmp_path_factory.mktemp("backfill"), "retracted" in request.param
+    flags = [*sparse_options(draft, backfill_tokens=PIECE), "--enable-metrics", *options]
+    with serve_with_faults(folder, target, *flags, retracting=retracting) as (server, faults):
         yield server, faults, hugging_face(target), hugging_face(draft)
 
 
@@ -74,11 +71,6 @@ def _counters(server):
 def _done(server, since, outcome="complete", count=1):
     """Wait until so many prompts more have come to this end."""
     until(lambda: _counters(server)["backfills"].get(outcome, 0) >= since.get(outcome, 0) + count)
-
-
-def _free(server):
-    pools = server.draft_pools()
-    return pools["draft_available_tokens"], pools["draft_available_requests"], server.load()["num_running_reqs"]
 
 
 def test_an_answer_goes_on_with_all_tokens(case, server):
@@ -146,6 +138,14 @@ def test_the_next_turn_is_dense(case, server):
     page = server.state()["page_size"]
     assert second["meta_info"]["cached_tokens"] >= len(ids) + NEW - 1 - page
     assert second["output_ids"] == _dense(case, more)
+
+
+def test_prompts_too_short_to_be_remembered_are_backfilled_too(case, server):
+    ids, since = prompt_ids(50, seed=3), _counters(server)["backfills"]
+    custom = {**TURN, "spec_prefill_selection": "best", "spec_prefill_chunk_size": 4}
+    assert server.generate(ids, custom=custom)["meta_info"]["spec_prefill"]["kept_tokens"] < 50
+    _done(server, since)
+    assert server.generate(ids, custom=LATER)["output_ids"] == _dense(case, ids)
 
 
 def test_another_question_on_the_document_and_the_same_again_are_dense(case, server):
@@ -246,7 +246,7 @@ def test_nothing_is_computed_for_later_while_something_waits(case, server):
 
 def test_it_ends_with_its_request(case, server):
     """An aborted request's, and for an answer a finished one's; nothing is held."""
-    start, since = _free(server), _counters(server)["backfills"]
+    start, since = server.free(), _counters(server)["backfills"]
     for custom in (ANSWER, TURN):
         stream = Stream(server, prompt_ids(3000, seed=3), custom, 500)
         until(lambda one=stream: one.times)
@@ -254,7 +254,7 @@ def test_it_ends_with_its_request(case, server):
         stream.join()
     server.generate(prompt_ids(3000, seed=4), custom=ANSWER, params={"max_new_tokens": 2})
     _done(server, since, "cancelled", 3)
-    until(lambda: _free(server) == start)
+    until(lambda: server.free() == start)
 
 
 def test_flushing_and_new_weights_do_not_wait_for_it(case, server):
@@ -321,9 +321,9 @@ def test_a_wrong_field_is_named(case, server):
 
 
 def test_everything_is_given_back(case, server):
-    start = _free(server)
+    start = server.free()
     since = _counters(server)["backfills"]
     for seed, custom in itertools.product(range(3), (TURN, ANSWER)):
         server.generate(prompt_ids(600, seed=seed), custom=custom, params={"max_new_tokens": NEW})
     _done(server, since, count=3)
-    until(lambda: _free(server) == start)
+    until(lambda: server.free() == start)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import best_reference, reference, revival_reference
 from tests.support.families import FAMILIES
-from tests.support.faults import Faults
+from tests.support.faults import serve_with_faults
 from tests.support.server import serve, sparse_options
 from tests.support.streams import Stream, until
 from tests.support.tiny_models import EOS, prompt_ids
@@ -42,10 +42,9 @@ def case(request, pair_of, hugging_face, tmp_path_factory):
     """A server, its faults, its models as Hugging Face has them."""
     family, options = SERVERS[request.param]
     target, draft = pair_of(family)
-    folder = tmp_path_factory.mktemp("revival")
-    faults = Faults(folder / "faults")
-    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"} if "preempted" in request.param else {}
-    with serve(folder, target, *sparse_options(draft), *options, env=faults.env | retracting) as server:
+    folder, retracting = tmp_path_factory.mktemp("revival"), "retracted" in request.param
+    flags = [*sparse_options(draft), *options]
+    with serve_with_faults(folder, target, *flags, retracting=retracting) as (server, faults):
         yield server, faults, hugging_face(target), hugging_face(draft)
 
 
@@ -138,10 +137,10 @@ def test_a_token_in_flight_is_appended_without_the_pause(case):
 def test_nothing_is_held_afterwards(case):
     server = case[0]
     server.flush()
-    start = _free(server)
+    start = server.free()
     for seed in range(3):
         server.generate(prompt_ids(600, seed=seed), custom=CUSTOM, params={"max_new_tokens": NEW})
-    until(lambda: _free(server) == start)
+    until(lambda: server.free() == start)
 
 
 def test_it_is_off_by_default(case):
@@ -213,20 +212,14 @@ def test_the_next_turn_begins_with_what_returned(case):
 def test_a_cancelled_stream_between_retraction_and_return_leaves_nothing(case):
     server = case[0]
     server.flush()
-    start = _free(server)
+    start = server.free()
     for seed in range(6):
         ids, custom = prompt_ids(1000, seed=seed), {**CUSTOM, "spec_prefill_revive_every": 1}
         stream = Stream(server, ids, custom, 500)
         until(lambda one=stream: one.times)
         server.post("/abort_request", {"rid": stream.rid})
         stream.join()
-    until(lambda: _free(server) == start)
-
-
-def _free(server):
-    """Of the reader's pools, without emptying its cache: what no request holds."""
-    pools = server.draft_pools()
-    return pools["draft_available_tokens"], pools["draft_available_requests"], server.load()["num_running_reqs"]
+    until(lambda: server.free() == start)
 
 
 @pytest.mark.parametrize("penalty", [{"frequency_penalty": 1.5}, {"repetition_penalty": 1.8}], ids=lambda one: next(iter(one)))

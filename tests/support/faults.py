@@ -1,8 +1,13 @@
 """A throw-away SGLang plugin that makes a real server's draft fail or dawdle, or all its prompts' hashes collide."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.launch import plugin_environment
+from tests.support.server import Server, serve
+
+RETRACTING = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}  # SGLang retracts every seventh decode
 
 _PLUGIN = """
 import os, random, time
@@ -92,3 +97,11 @@ class Faults:
         """Turn a fault on or off."""
         file = self._switches / name
         file.touch() if on else file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def serve_with_faults(folder: Path, target: Path, *options: str, retracting: bool) -> Iterator[tuple[Server, Faults]]:
+    """A server and its faults; SGLang may retract its requests all the time."""
+    faults = Faults(folder / "faults")
+    with serve(folder, target, *options, env=faults.env | (RETRACTING if retracting else {})) as server:
+        yield server, faults

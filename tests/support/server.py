@@ -38,6 +38,11 @@ class Server:
         """Sizes, free slots and rows of the draft's pools, from `/server_info`."""
         return {name: value for name, value in self.state()["spec_prefill"].items() if name.startswith("draft_")}
 
+    def free(self) -> tuple[int, int, int]:
+        """What no request holds of the reader's pools, whose cache stays; and how many requests run."""
+        pools = self.draft_pools()
+        return pools["draft_available_tokens"], pools["draft_available_requests"], self.load()["num_running_reqs"]
+
     def flush(self) -> None:
         """Empty the radix cache; SGLang refuses while requests run, so this also waits for the server to be idle."""
         launch.flush(self.url)
