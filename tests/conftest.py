@@ -44,6 +44,21 @@ def model_of(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mixture_of(pair_of, tmp_path_factory):
+    """Family name -> what a server of that pair with no option at all says to the mixture (`tests.support.mixture`)."""
+    from tests.support.mixture import ask_mixture
+    from tests.support.server import serve, sparse_options
+
+    @functools.cache
+    def ask(family: str):
+        target, draft = pair_of(family)
+        with serve(tmp_path_factory.mktemp("mixture"), target, *sparse_options(draft)) as server:
+            return ask_mixture(server)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
 def hugging_face():
     """Directory -> float32 Hugging Face model in evaluation mode."""
     import torch
