@@ -13,7 +13,7 @@ _RESULTS = Path(__file__).parent / "results"
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Of `python -m benchmarks.speed.NAME`: the pair, the size of a chunk, where the rows go."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.speed.{name}", description=description)
-    made.add_argument("--pair", choices=pairs.names(), default="cpu-1-64")
+    made.add_argument("--pair", choices=[*pairs.names(), *pairs.TRAINED], default="cpu-1-64")
     made.add_argument("--first-layers", type=int, help="the target's, in place of the draft: the method early-layers")
     made.add_argument("--chunked-prefill-size", type=int, default=2048)
     made.add_argument("--out", type=Path, help=f"default: results/{name}-PAIR.jsonl")

@@ -1,15 +1,18 @@
 """What it costs to bring dropped tokens back: TTFT, gaps between tokens of the stream and of a neighbour's, tokens computed.
 
 `python -m benchmarks.speed.recovery` sends the same prompt by turns with each setting, beside a short dense stream that decodes
-all the time. Gaps are counted while the prompt's answer is written.
+all the time. Gaps are counted while the prompt's answer is written. Trained pairs are asked for six keys at once, others read
+random tokens.
 """
 
 import argparse
+import functools
 import random
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
@@ -18,21 +21,24 @@ from tqdm import tqdm
 from benchmarks import launch
 from benchmarks.interleaving import Stream, gaps_between
 from benchmarks.quality.results import Results, read
+from benchmarks.quality.tasks import example
 from benchmarks.speed import arguments as shared
+from benchmarks.speed import pairs
 from benchmarks.speed.report import summary
 from benchmarks.speed.servers import serve
 
 # chunks of a random draft hardly ever stand out; these make some
 _SHARP = {"spec_prefill_chunk_size": 4, "spec_prefill_pool_kernel": 1}
+_TASK = "six_queries"  # whose later values the first ones do not ask for
 SETTINGS: dict[str, dict] = {
     "dense": {"spec_prefill": False},
-    "sparse": _SHARP,
-    "revive every token": {**_SHARP, "spec_prefill_revive_every": 1},
-    "revive every 4": {**_SHARP, "spec_prefill_revive_every": 4},
-    "revive every 16": {**_SHARP, "spec_prefill_revive_every": 16},
-    "backfill turn": {**_SHARP, "spec_prefill_backfill": "turn"},
-    "backfill answer": {**_SHARP, "spec_prefill_backfill": "answer"},
-    "both": {**_SHARP, "spec_prefill_revive_every": 4, "spec_prefill_backfill": "answer"},
+    "sparse": {},
+    "revive every token": {"spec_prefill_revive_every": 1},
+    "revive every 4": {"spec_prefill_revive_every": 4},
+    "revive every 16": {"spec_prefill_revive_every": 16},
+    "backfill turn": {"spec_prefill_backfill": "turn"},
+    "backfill answer": {"spec_prefill_backfill": "answer"},
+    "both": {"spec_prefill_revive_every": 4, "spec_prefill_backfill": "answer"},
 }
 
 
@@ -94,7 +100,8 @@ def _round(url: str, arguments: argparse.Namespace, setting: str, number: int) -
     while len(other.times) < 4:
         time.sleep(0.01)
     start = time.perf_counter()
-    mine = Stream(url, launch.random_ids(draw, arguments.length), SETTINGS[setting], arguments.output_tokens, threading.Event())
+    custom = SETTINGS[setting] | ({} if arguments.pair in pairs.TRAINED or setting == "dense" else _SHARP)
+    mine = Stream(url, _prompt(arguments, draw, number), custom, arguments.output_tokens, threading.Event())
     mine.join()
     stop.set()
     other.join()
@@ -110,6 +117,22 @@ def _round(url: str, arguments: argparse.Namespace, setting: str, number: int) -
         "draft_tokens": after.get("read", 0) - before.get("read", 0),
         **{name: meta["spec_prefill"].get(name) for name in ("revived_tokens", "backfilled", "asked_after", "revived_after")},
     }
+
+
+def _prompt(arguments: argparse.Namespace, draw: random.Random, number: int) -> list[int]:
+    if arguments.pair not in pairs.TRAINED:
+        return launch.random_ids(draw, arguments.length)
+    tokenizer = _tokenizer(arguments.pair)
+    return tokenizer(example(_TASK, arguments.length, number, lambda text: len(tokenizer(text)["input_ids"])).prompt)[
+        "input_ids"
+    ]
+
+
+@functools.cache
+def _tokenizer(pair: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(pairs.TRAINED[pair]()[0])
 
 
 def _tokens(url: str) -> dict[str, int]:

@@ -46,7 +46,9 @@ def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> 
     with contextlib.ExitStack() as stack:
 
         def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:
-            return stack.enter_context(launch.serve(_command(model, sizes, *options, *everybody), folder / f"{role}.log", env))
+            weights = [] if name in pairs.TRAINED else ["--load-format", "dummy"]
+            words = _command(model, sizes, *weights, *options, *everybody)
+            return stack.enter_context(launch.serve(words, folder / f"{role}.log", env))
 
         dense = start(target, "dense", env=launch.CONTROL)
         with_plugin = start(target, "sparse", *sparse, *own)
@@ -75,7 +77,7 @@ def _split(options: Sequence[str]) -> tuple[list[str], list[str]]:
 def _command(model: Path, sizes: Sizes, *options: str) -> list[str]:
     return launch.command(
         model,
-        *("--load-format", "dummy", "--sleep-on-idle"),
+        "--sleep-on-idle",
         *options,
         dtype="bfloat16",
         max_total_tokens=str(sizes.tokens + 4096),
