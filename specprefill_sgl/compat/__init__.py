@@ -15,10 +15,19 @@ from specprefill_sgl.compat.models import (
     never_run,
     target_model_config,
 )
-from specprefill_sgl.compat.options import SHORTEST_QUEUE, cannot_use, check_server_options, check_version
+from specprefill_sgl.compat.options import (
+    INDEXED_BY_POSITIONS,
+    SHORTEST_QUEUE,
+    SPECULATIVE_DRAFT_FLAG,
+    cannot_use,
+    check_server_options,
+    check_version,
+)
 
 __all__ = [
+    "INDEXED_BY_POSITIONS",
     "SHORTEST_QUEUE",
+    "SPECULATIVE_DRAFT_FLAG",
     "absorb_latents",
     "cannot_resume",
     "cannot_use",

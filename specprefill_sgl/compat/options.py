@@ -18,9 +18,33 @@ _UNSUPPORTED_BACKENDS = {
     "dsv4", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "qsa",
 }  # fmt: skip
 
+_SPECULATION = ("NGRAM", "STANDALONE", "EAGLE", "EAGLE3")  # EAGLE is what SGLang resolves MTP (NEXTN) into
+_UNMEASURED_SPECULATION = dict.fromkeys(
+    ("DFLASH", "DSPARK", "UNO", "FROZEN_KV_MTP"),
+    "its drafts take positions from lengths, and how many of them a sparse request accepts was not measured",
+)
+
+SPECULATIVE_DRAFT_FLAG = "--speculative-draft-model-path"
+
+# Attention backends of speculative drafts that take positions for lengths (`generate_draft_decode_kv_indices`).
+INDEXED_BY_POSITIONS = (
+    "sglang.srt.layers.attention.triton_backend.TritonMultiStepDraftBackend",
+    "sglang.srt.layers.attention.flashinfer_backend.FlashInferMultiStepDraftBackend",
+    "sglang.srt.layers.attention.flashinfer_mla_backend.FlashInferMLAMultiStepDraftBackend",
+    "sglang.srt.layers.attention.aiter_backend.AiterMultiStepDraftBackend",
+)
+
 # (flag as the user typed it, whether it is on once SGLang has resolved all flags, why it cannot be combined)
 _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("--speculative-algorithm", lambda a: a.speculative_algorithm is not None, "its drafts derive positions from lengths"),
+    *(
+        (f"--speculative-algorithm {name}", lambda a, name=name: a.speculative_algorithm == name, why)
+        for name, why in _UNMEASURED_SPECULATION.items()
+    ),
+    (
+        "--speculative-algorithm",  # of another plugin
+        lambda a: a.speculative_algorithm not in (None, *_SPECULATION, *_UNMEASURED_SPECULATION),
+        f"known are {', '.join(_SPECULATION)}",
+    ),
     ("--disaggregation-mode", lambda a: a.disaggregation_mode != "null", "the decode side does not know the positions"),
     (
         "--attn-dp-size (--enable-dp-attention)",  # SGLang resolves the older flag into the newer

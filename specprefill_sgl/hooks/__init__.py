@@ -83,6 +83,12 @@ HOOKS = (
     ),
     Hook("sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_extend", "AFTER", "model:mask_ids", ("self",)),
     Hook(
+        "sglang.srt.managers.schedule_batch._compute_chunked_req_next_prompt_token",
+        "AROUND",
+        "model:plain_next_token",
+        ("chunked_req", "vocab_size"),
+    ),
+    Hook(
         "sglang.srt.sampling.penaltylib.orchestrator.BatchedPenalizerOrchestrator.cumulate_output_tokens",
         "BEFORE",
         "model:mask_penalized_ids",

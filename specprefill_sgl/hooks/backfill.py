@@ -16,7 +16,7 @@ from typing import Any
 
 from specprefill_sgl.hooks.answers import drop_turn, open_turns
 from specprefill_sgl.hooks.backfill_jobs import Job, end, jobs_of
-from specprefill_sgl.hooks.decisions import cached_tokens, prompt_of, replace_ids
+from specprefill_sgl.hooks.decisions import cached_tokens, never_cached, prompt_of, replace_ids
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.readmission import (
     comes_first,
@@ -68,19 +68,14 @@ def _answered(scheduler: Any, job: Job) -> None:
 
 def _look(scheduler: Any, stage: Stage, job: Job) -> None:
     """What the radix cache has by now; a prompt that is all there is asked of no draft any more."""
-    was_there = job.covered >= job.prompt_tokens - _missing(scheduler, stage)
+    was_there = job.covered >= job.prompt_tokens - never_cached(scheduler, stage)
     job.covered = cached_tokens(scheduler, job.ids, job.namespace)
-    if not was_there and job.covered >= job.prompt_tokens - _missing(scheduler, stage):
+    if not was_there and job.covered >= job.prompt_tokens - never_cached(scheduler, stage):
         stage.turns.forget(job.ids[: job.prompt_tokens], job.namespace)
 
 
-def _missing(scheduler: Any, stage: Stage) -> int:
-    """What a cache never holds of a prompt: its last token, a part of a page, what comes after the last snapshot."""
-    return max(scheduler.page_size, stage.after_snapshot, 1)
-
-
 def _is_whole(scheduler: Any, stage: Stage, job: Job) -> bool:
-    return job.covered >= len(job.ids) - _missing(scheduler, stage)
+    return job.covered >= len(job.ids) - never_cached(scheduler, stage)
 
 
 def make_exact(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:

@@ -80,8 +80,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
 
     Of so many requests that wait, it keeps what `backlog.keep` says.
 
-    What the cache lost of the earlier turn is selected from again. Its last token, with larger pages a part of a page, and of
-    a hybrid target what came after its last snapshot are never cached: they stay, since they end the answer.
+    What the cache lost of the earlier turn is selected from again. What is never cached stays, since it ends the answer.
     """
     state = state_of(req)
     assert state is not None
@@ -89,14 +88,15 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     prompt = prompt_of(req, stage)
     cached = cached_tokens(scheduler, prompt.ids, prompt.namespace)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
-    if cached >= end - stage.after_snapshot:
+    lost = never_cached(scheduler, stage)
+    if cached >= end - lost:
         cached = max(cached, end)
     turn, end = stage.turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     if turn is None or cached >= end:
         return msgspec.structs.replace(prompt, cached=cached)
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
     hit = cached_tokens(scheduler, skipcode.encode(prompt.ids, kept), prompt.namespace)
-    is_there = hit >= len(kept) - max(scheduler.page_size, stage.after_snapshot)
+    is_there = hit >= len(kept) - lost
     if hit < cached or (hit == cached and not is_there):
         return msgspec.structs.replace(prompt, cached=cached)
     return msgspec.structs.replace(prompt, kept=kept if is_there else kept[:hit], cached=hit)
@@ -110,6 +110,13 @@ def cached_tokens(scheduler: Any, ids: array, namespace: tuple) -> int:
     extra_key, cache_salt = namespace
     key = RadixKey(ids, extra_key, limit=len(ids) - 1, cache_salt=cache_salt)
     return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
+
+
+def never_cached(scheduler: Any, stage: Stage) -> int:
+    """Tokens at the end of a finished request that no cache holds: the last one, a part of a page, what follows the last
+    snapshot; and where keys are pairs of tokens (EAGLE), the one that ends no pair.
+    """
+    return max(scheduler.page_size, stage.after_snapshot, 1) + scheduler.spec_algorithm.is_eagle()
 
 
 def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:

@@ -70,11 +70,24 @@ def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args:
     try:
         resolved = config.resolve(flags)
         if resolved is not None:
+            resolved = _with_the_draft_for_both(resolved, server_args)
             registry.check(resolved)
             vocabulary.check_draft_path(resolved)
         setattr(server_args, _ATTRIBUTE, resolved)
     except ConfigError as error:
         _exit(error)
+
+
+def _with_the_draft_for_both(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig:
+    """If SGLang decodes with a whole model as speculative draft, one path is enough for that draft and ours."""
+    if (server_args.speculative_algorithm or "").upper() != "STANDALONE":
+        return resolved
+    ours, theirs = resolved.draft_model_path, server_args.speculative_draft_model_path
+    if theirs is None:
+        server_args.speculative_draft_model_path = ours
+    elif ours is None and "draft" in resolved.method:
+        return msgspec.structs.replace(resolved, draft_model_path=os.path.expanduser(theirs))
+    return resolved
 
 
 def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
@@ -89,7 +102,10 @@ def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
     """
     on_command_line = hasattr(server_args, _ATTRIBUTE)
     if not on_command_line:
-        setattr(server_args, _ATTRIBUTE, config.resolve({}))
+        from_environment = config.resolve({})
+        if from_environment is not None:
+            from_environment = _with_the_draft_for_both(from_environment, server_args)
+        setattr(server_args, _ATTRIBUTE, from_environment)
     resolved = config_of(server_args)
     if resolved is None:
         return

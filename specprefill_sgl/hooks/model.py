@@ -1,5 +1,6 @@
 """What the model is fed: plain token ids and original positions (README, How it works, 4)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from sglang.srt.utils import is_pin_memory_available
 
 from specprefill_sgl.hooks.penalties import count_again
 from specprefill_sgl.request.skipcode import TOKEN_MASK
-from specprefill_sgl.request.state import sparse_state_of
+from specprefill_sgl.request.state import PromptState, sparse_state_of
 
 
 def mask_ids(_result: Any, batch: Any, *_args: Any) -> None:
@@ -35,9 +36,9 @@ def offset_positions(forward_batch: Any, _cls: type, batch: Any, *_args: Any, **
     if not any(states):
         return None
     positions = forward_batch.positions
-    if batch.forward_mode.is_decode_or_idle():
-        offsets: np.ndarray = np.zeros(len(positions), dtype=np.int64)  # beam search adds rows at the end, of dense requests
-        offsets[: len(states)] = [state.delta if state else 0 for state in states]
+    mode = batch.forward_mode
+    if mode.is_decode_or_idle() or mode.is_target_verify() or mode.is_draft_extend_v2():
+        offsets = _behind_prompts(states, len(positions), speculative=not batch.spec_algorithm.is_none())
     else:
         offsets = np.concatenate(
             [
@@ -53,3 +54,28 @@ def offset_positions(forward_batch: Any, _cls: type, batch: Any, *_args: Any, **
     if forward_batch.mrope_positions is not None:  # text-only rows of a multimodal model
         forward_batch.mrope_positions = forward_batch.mrope_positions + shift
     return forward_batch
+
+
+def _behind_prompts(states: Sequence[PromptState | None], n_tokens: int, *, speculative: bool) -> np.ndarray:
+    """Offsets of tokens that follow prompts: a token of each request, or of speculative decoding as many of each, by request.
+
+    Beam search adds tokens at the end, of dense requests.
+    """
+    of_requests = np.array([state.delta if state else 0 for state in states], dtype=np.int64)
+    if speculative:
+        return of_requests.repeat(n_tokens // len(states))
+    return np.pad(of_requests, (0, n_tokens - len(states)))
+
+
+def plain_next_token(original: Any, chunked_req: Any, vocab_size: int) -> int | None:
+    """AROUND schedule_batch._compute_chunked_req_next_prompt_token: what follows a chunk, which a speculative draft reads.
+
+    SGLang takes a coded id for a placeholder that no model knows.
+    """
+    if (
+        chunked_req is None
+        or sparse_state_of(chunked_req) is None
+        or chunked_req.extend_end >= len(chunked_req.origin_input_ids)
+    ):
+        return original(chunked_req, vocab_size)
+    return int(chunked_req.origin_input_ids[chunked_req.extend_end] & TOKEN_MASK)

@@ -1,5 +1,7 @@
 """The paper's method: a small model of the target's vocabulary reads the prompt, and its attention votes (arXiv 2502.02789)."""
 
+import logging
+import os
 from typing import Any
 
 from specprefill_sgl import compat
@@ -9,6 +11,8 @@ from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
@@ -46,7 +50,7 @@ def model_path(config: SpecPrefillConfig, _server_args: Any) -> str | None:
 
 
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> ModelMethod:
-    """Weights and pools, before SGLang sizes the target's pool.
+    """Weights and pools, before SGLang sizes the target's pool. Weights that SGLang's speculative draft has are shared.
 
     Raises
     ------
@@ -56,6 +60,24 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
     from specprefill_sgl.models.private import load as load_model
 
     model_config = compat.draft_model_config(config, scheduler.server_args, target=scheduler.model_config)
-    model = load_model(config, model_config, scheduler, chunk_tokens=chunk_tokens)
+    lender = _lender(config, scheduler)
+    if lender is not None:
+        logger.info("--spec-prefill: the draft shares the weights of %s.", compat.SPECULATIVE_DRAFT_FLAG)
+    model = load_model(config, model_config, scheduler, chunk_tokens=chunk_tokens, lender=lender)
     described = f"{flag('draft_model_path')} {config.draft_model_path}: the draft"
     return ModelMethod(name, described, model, ranks, config, model_config, own_tokens=config.draft_tokenizer == "own")
+
+
+def _lender(config: SpecPrefillConfig, scheduler: Any) -> Any | None:
+    """The runner of SGLang's speculative draft, if that is this model as a whole; None else."""
+    from specprefill_sgl.models.layers import path_to_layers
+
+    theirs = os.path.expanduser(scheduler.server_args.speculative_draft_model_path or "")
+    if not (scheduler.spec_algorithm.is_standalone() and theirs == config.draft_model_path):
+        return None
+    runner = scheduler.draft_worker.draft_worker.draft_runner
+    try:
+        path_to_layers(runner.model)
+    except ValueError:  # of a family whose layers lie elsewhere: loaded twice
+        return None
+    return runner

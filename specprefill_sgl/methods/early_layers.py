@@ -49,13 +49,13 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
     ConfigError
         If the target cannot be cut.
     """
-    from specprefill_sgl.models.first_layers import FirstLayersRunner
+    from specprefill_sgl.models.first_layers import BorrowingRunner
     from specprefill_sgl.models.private import PrivateModel
 
     assert config.layers is not None
     target = scheduler.tp_worker.model_runner
     model_config = compat.first_layers_config(scheduler.model_config, config.layers)
-    runner = functools.partial(FirstLayersRunner, target=target, layers=config.layers)
+    runner = functools.partial(BorrowingRunner, lender=target, layers=config.layers)
     try:
         model = PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner, voting_part=VOTING_PART)
     except Exception as error:

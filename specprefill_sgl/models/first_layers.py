@@ -1,4 +1,4 @@
-"""The first layers of the loaded target as a model of their own: the same weights, nothing of the target is changed."""
+"""The first layers of a loaded model, or all of them, as a model of their own: the same weights, nothing of it is changed."""
 
 from typing import Any
 
@@ -30,26 +30,26 @@ def first_layers(model: nn.Module, count: int) -> nn.Module:
     return outer
 
 
-class FirstLayersRunner(PrivateRunner):
+class BorrowingRunner(PrivateRunner):
     """Runs the first layers of another runner's model, with pools of its own.
 
     Parameters
     ----------
-    target : ModelRunner
+    lender : ModelRunner
         Its weights are loaded.
     layers : int
     **settings
         As `ModelRunner`'s.
     """
 
-    def __init__(self, *, target: Any, layers: int, **settings: Any):
-        self._target, self._layers = target, layers
+    def __init__(self, *, lender: Any, layers: int, **settings: Any):
+        self._lender, self._layers = lender, layers
         super().__init__(**settings)
 
     def load_model(self) -> None:
         """Nothing is loaded."""
-        self.model = first_layers(self._target.model, self._layers)
+        self.model = first_layers(self._lender.model, self._layers)
         for name in ("loader", "load_config", "sliding_window_size", "prefill_aware_swa", "dtype"):
-            setattr(self, name, getattr(self._target, name))
+            setattr(self, name, getattr(self._lender, name))
         self.startup_weight_load = None
         self.weight_load_mem_usage = self.weight_load_time = 0

@@ -1,5 +1,6 @@
 """A model that reads prompts, on the target's devices and ranks: a ModelRunner of its own with private KV pools."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.models.capture import QueryCapture
+from specprefill_sgl.models.first_layers import BorrowingRunner
 from specprefill_sgl.models.group import PromptGroup
 from specprefill_sgl.models.keys_only import skip_what_follows
 from specprefill_sgl.models.latent import absorb_always
@@ -192,11 +194,15 @@ def _window(layer: Any) -> int:
     return -1 if layer.sliding_window_size is None else layer.sliding_window_size
 
 
-def load(config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int) -> PrivateModel:
-    """`PrivateModel`, with a failure said in one sentence that names the flag."""
+def load(
+    config: SpecPrefillConfig, model_config: ModelConfig, scheduler: Any, *, chunk_tokens: int, lender: Any | None = None
+) -> PrivateModel:
+    """`PrivateModel`, with a failure said in one sentence that names the flag; with the weights of another runner, if given."""
     choose_expert_kernels(scheduler.model_config, model_config)
+    layers = model_config.num_hidden_layers
+    runner = PrivateRunner if lender is None else functools.partial(BorrowingRunner, lender=lender, layers=layers)
     try:
-        return PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens)
+        return PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner)
     except Exception as error:
         raise ConfigError(
             f"{flag('draft_model_path')} {config.draft_model_path}: the draft could not be loaded: {error}"

@@ -14,7 +14,7 @@ from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
-from sglang.srt.runtime_context import get_exec, get_flags, get_resources
+from sglang.srt.runtime_context import get_exec, get_flags, get_resources, get_spec
 
 from specprefill_sgl import compat
 from specprefill_sgl.models.sizes import MAX_STATES
@@ -27,14 +27,24 @@ _OWN_STATES = {
     "enable_int8_mamba_checkpoint": False,
     "mamba_max_states_per_path": -1,
 }
+_NO_SPECULATION = {
+    "speculative_algorithm": None,
+    "speculative_num_steps": None,
+    "speculative_eagle_topk": None,
+    "speculative_num_draft_tokens": None,
+    "speculative_draft_attention_backend": None,
+    "speculative_draft_load_format": None,
+    "enable_multi_layer_eagle": False,
+}
 
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are, who runs them.
+    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are, who runs them,
+    and how it decodes.
 
-    A draft, with states or without, keeps them plainly, its experts where their numbers say, and runs them as
-    `choose_expert_kernels` said. Scheduler and draft share one thread.
+    A draft, with states or without, keeps them plainly, its experts where their numbers say, runs them as
+    `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.
     """
     resources = get_resources()
     experts, resources.expert_location_metadata = resources.expert_location_metadata, None
@@ -42,6 +52,7 @@ def own_settings() -> Iterator[None]:
         with (
             get_exec().mamba.override(**_OWN_STATES),
             get_exec().moe.override(ep_dispatch_algorithm=None),
+            get_spec().override(**_NO_SPECULATION),
             speculative_moe_backend_context(),
         ):
             yield

@@ -31,11 +31,16 @@ class Form(NamedTuple):
     sinks: torch.Tensor | None = None
 
 
-def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: Form) -> torch.Tensor:
+def attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: Form, seen: torch.Tensor | None = None
+) -> torch.Tensor:
     """Causal attention; what precedes the first query's window must have been left out.
 
-    Fused where torch has a fused kernel for it, which is where nothing but causality shapes the attention.
+    Of keys that are visible so, `seen`, bool [n, N], leaves some out. Fused where torch has a fused kernel for it, which is
+    where nothing but causality shapes the attention.
     """
+    if seen is not None:
+        return _attend_in_any_form(queries, keys, values, form, seen)
     plain = form.cap <= 0 and form.sinks is None
     if plain and queries.shape[1] == 1:
         return _attend_last(queries, keys, values, form.scaling)
@@ -76,14 +81,17 @@ def _fused_attention(
     return out[0], lse[0]
 
 
-def _attend_in_any_form(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: Form) -> torch.Tensor:
+def _attend_in_any_form(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: Form, seen: torch.Tensor | None = None
+) -> torch.Tensor:
     """Any form, in float32, with heads * n * N floats of scratch."""
     heads, length, dim = queries.shape
     grouped = queries.float().reshape(len(keys), -1, dim)
     logits = (grouped @ keys.float().mT * form.scaling).view(heads, length, -1)
     if form.cap > 0:
         logits = form.cap * torch.tanh(logits / form.cap)
-    logits = logits.masked_fill(~_visible(length, keys.shape[1], form.window, queries.device), float("-inf"))
+    visible = _visible(length, keys.shape[1], form.window, queries.device)
+    logits = logits.masked_fill(~(visible if seen is None else visible & seen), float("-inf"))
     if form.sinks is not None:
         logits = torch.cat([logits, form.sinks.float()[:, None, None].expand(-1, length, 1)], dim=-1)
     weights = logits.softmax(dim=-1)[..., : keys.shape[1]]

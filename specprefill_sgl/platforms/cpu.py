@@ -45,6 +45,12 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """What that name would record."""
         return torch.profiler.ProfilerActivity.CPU
 
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+        """Whether Triton's interpreter runs the small kernels that all of them need."""
+        from specprefill_sgl.platforms import torch_speculation
+
+        return torch_speculation.interprets()
+
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
         from specprefill_sgl.platforms import (
@@ -57,6 +63,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_mamba2,
             torch_minimax,
             torch_snapshots,
+            torch_speculation,
         )
 
         for part in (
@@ -69,6 +76,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             torch_mamba2,
             torch_minimax,
             torch_snapshots,
+            torch_speculation,
         ):
             part.register()
 

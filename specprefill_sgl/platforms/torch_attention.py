@@ -7,6 +7,8 @@ copies every key for each of its heads. What extends a prefix attends from the p
 prefill the cost grows with the cube of the prompt, and a cached prefix saves nothing.
 """
 
+from collections.abc import Iterator
+
 import torch
 from sglang.srt.layers.attention.attention_registry import register_attention_backend
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
@@ -25,7 +27,11 @@ class TorchAttention(TorchNativeAttnBackend):
         """[tokens, heads * head_dim] -> [tokens, heads * v_head_dim]; causal over the sequence."""
         if not _is_decoders_own(layer, forward_batch):
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
-        starts, lengths = forward_batch.extend_prefix_lens.tolist(), forward_batch.extend_seq_lens.tolist()
+        if forward_batch.forward_mode.is_target_verify():
+            starts = forward_batch.seq_lens.tolist()
+            lengths = [forward_batch.spec_info.draft_token_num] * len(starts)
+        else:
+            starts, lengths = forward_batch.extend_prefix_lens.tolist(), forward_batch.extend_seq_lens.tolist()
         return self._forward(q, k, v, layer, forward_batch, save_kv_cache, sinks, starts, lengths)
 
     def forward_decode(self, q, k, v, layer, forward_batch, save_kv_cache=True, sinks=None):
@@ -37,29 +43,57 @@ class TorchAttention(TorchNativeAttnBackend):
 
     def _forward(self, q, k, v, layer, forward_batch, save_kv_cache, sinks, starts, lengths):
         """Each request's `lengths` new tokens, from position `starts` on, over the sequence so far."""
-        pool = self.token_to_kv_pool
-        if save_kv_cache and k is not None:
-            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc), k, v)
-        caches = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
+        self._write(k, v, layer, forward_batch, save_kv_cache)
         window = layer.sliding_window_size if layer.sliding_window_size > -1 else None
         form = Form(layer.scaling, layer.logit_cap, window, sinks)
+        seen = _trees(forward_batch, starts, lengths, window)
         queries = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         output = q.new_empty(len(queries), layer.tp_q_head_num, layer.v_head_dim)
         done = 0
         for row, start, length in zip(forward_batch.req_pool_indices.tolist(), starts, lengths, strict=True):
             first = 0 if window is None else max(start - window, 0)
             slots = self._slots_of(layer, self.req_to_token_pool.req_to_token[row, first : start + length])
-            keys, values = (cache.index_select(0, slots).movedim(0, 1).to(q.dtype) for cache in caches)
+            keys, values = self._cached(layer, slots, q.dtype)
             own = slice(done, done + length)
-            output[own] = attend(queries[own].movedim(0, 1), keys, values, form).movedim(0, 1)
+            output[own] = attend(queries[own].movedim(0, 1), keys, values, form, next(seen)).movedim(0, 1)
             done += length
         return output.flatten(1)
+
+    def _write(self, k, v, layer, forward_batch, save_kv_cache):
+        if save_kv_cache and k is not None:
+            loc = KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc)
+            self.token_to_kv_pool.set_kv_buffer(layer, loc, k, v)
+
+    def _cached(self, layer, slots: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values at these slots of the layer's buffers, [kv_heads, slots, dim]."""
+        pool = self.token_to_kv_pool
+        caches = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
+        keys, values = (cache.index_select(0, slots).movedim(0, 1).to(dtype) for cache in caches)
+        return keys, values
 
     def _slots_of(self, layer, slots: torch.Tensor) -> torch.Tensor:
         """Where the layer's buffers hold what requests know by `slots`: a pool of windowed layers has slots of its own."""
         pool = self.token_to_kv_pool
         windowed = isinstance(pool, SWAKVPool) and pool.layers_mapping[layer.layer_id][1]
         return pool.translate_loc_from_full_to_swa(slots) if windowed else slots
+
+
+def _trees(forward_batch, starts: list[int], lengths: list[int], window: int | None) -> Iterator[torch.Tensor | None]:
+    """Of each request, which of its keys each new token may see, bool [new, start + new]; None: all up to itself.
+
+    Speculative decoding verifies a tree of tokens, of which only a chain is an ordinary extension.
+    """
+    info = forward_batch.spec_info
+    if not forward_batch.forward_mode.is_target_verify() or info.tree_topk == 1:
+        yield from [None] * len(starts)
+        return
+    if window is not None:
+        raise NotImplementedError("trees in layers with sliding windows: use --speculative-eagle-topk 1")
+    done = 0
+    for start, length in zip(starts, lengths, strict=True):
+        size = length * (start + length)
+        yield info.custom_mask[done : done + size].view(length, -1)
+        done += size
 
 
 def _is_decoders_own(layer, forward_batch) -> bool:

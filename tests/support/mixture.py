@@ -67,8 +67,13 @@ def assert_same_mixture(server: Server, wanted: dict[str, Said], **how) -> None:
     before = server.draft_pools()
     said = ask_mixture(server, **how)
     assert sum(one.applied for one in wanted.values()) >= 12
-    assert {name: one for name, one in said.items() if one != wanted[name]} == {}
+    other = [f"{field} of {name}" for name, one in said.items() for field in one._fields if _differ(one, wanted[name], field)]
+    assert not other, other
     server.flush()
     assert server.load()["num_used_tokens"] == 0
     assert server.draft_pools() == before
     assert requests.get(server.url + "/health", timeout=60).status_code == 200
+
+
+def _differ(one: Said, wanted: Said, field: str) -> bool:
+    return getattr(one, field) != getattr(wanted, field)

@@ -5,6 +5,7 @@ SGLang rewrites options while it resolves them, so each case is a command line t
 
 import argparse
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,6 @@ from specprefill_sgl.config import ConfigError
 
 # first word of a row of compat's table -> the command lines that switch it on
 COMMAND_LINES = {
-    "--speculative-algorithm": ["--speculative-algorithm NGRAM"],
     "--disaggregation-mode": ["--disaggregation-mode prefill", "--disaggregation-mode decode"],
     "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
     "--pp-size": ["--pp-size 2"],
@@ -53,6 +53,10 @@ REFUSED_BY_SGLANG = {
 }
 
 
+_SPECULATION_ROWS = [row for row in options._REJECTED_OPTIONS if row[0].startswith("--speculative-algorithm")]
+_OTHER_ROWS = [row for row in options._REJECTED_OPTIONS if row not in _SPECULATION_ROWS]
+
+
 @pytest.mark.parametrize("line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache"])
 def test_other_options_are_accepted(resolved, line):
     options.check_server_options(resolved(line))
@@ -62,9 +66,7 @@ def _flag(name):
     return name.split()[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "line"), [(name, line) for name, _, _ in options._REJECTED_OPTIONS for line in COMMAND_LINES[_flag(name)]]
-)
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, _, _ in _OTHER_ROWS for line in COMMAND_LINES[_flag(name)]])
 def test_each_option_is_refused_by_name(resolved, name, line):
     flag = _flag(name)
     server_args = resolved(line, architecture=ARCHITECTURES.get(flag), check=flag not in REFUSED_BY_SGLANG)
@@ -72,18 +74,31 @@ def test_each_option_is_refused_by_name(resolved, name, line):
         options.check_server_options(server_args)
 
 
-@pytest.mark.parametrize("algorithm", ["EAGLE", "EAGLE3", "NEXTN", "STANDALONE"])
-def test_speculation_that_the_cpu_platform_does_not_offer(resolved, pair_of, monkeypatch, algorithm):
-    from sglang.srt.platforms import current_platform
+@pytest.mark.parametrize("algorithm", ["NGRAM", "EAGLE", "EAGLE3", "NEXTN", "STANDALONE"])
+def test_speculative_decoding_that_was_run(resolved, pair_of, monkeypatch, algorithm):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # else the CPU platform has none
+    options.check_server_options(resolved(_speculative(algorithm, pair_of("llama")[1])))
 
-    monkeypatch.setattr(current_platform, "supports_speculative_algorithm", lambda _: True, raising=False)
-    server_args = resolved(f"--speculative-algorithm {algorithm} --speculative-draft-model-path {pair_of('llama')[1]}")
-    with pytest.raises(ConfigError, match="--speculative-algorithm"):
+
+def test_speculative_decoding_that_was_not(resolved, pair_of, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    server_args = resolved(_speculative("FROZEN_KV_MTP", pair_of("llama")[1]))
+    with pytest.raises(ConfigError, match="with --speculative-algorithm FROZEN_KV_MTP: "):
         options.check_server_options(server_args)
 
 
+@pytest.mark.parametrize("algorithm", ["DFLASH", "DSPARK", "UNO", "SUFFIX"])  # SGLang resolves them on a GPU only
+def test_each_other_algorithm_is_refused_by_name(algorithm):
+    refused = [name for name, is_on, _ in _SPECULATION_ROWS if is_on(SimpleNamespace(speculative_algorithm=algorithm))]
+    assert refused == ["--speculative-algorithm" + ("" if algorithm == "SUFFIX" else f" {algorithm}")]
+
+
+def _speculative(algorithm, draft):
+    return f"--speculative-algorithm {algorithm} --speculative-draft-model-path {draft}"
+
+
 def test_command_lines_are_of_options_that_are_refused():
-    assert COMMAND_LINES.keys() == {_flag(name) for name, _, _ in options._REJECTED_OPTIONS}
+    assert COMMAND_LINES.keys() == {_flag(name) for name, _, _ in _OTHER_ROWS}
 
 
 def test_each_named_flag_is_one_of_sglangs():

@@ -9,6 +9,7 @@ import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from specprefill_sgl.platforms.torch_attention import TorchAttention
@@ -78,6 +79,8 @@ class Case:
             extend_seq_lens=lengths,
             encoder_lens=None,
             out_cache_loc=None,
+            forward_mode=ForwardMode.DECODE if self.requests is DECODES else ForwardMode.EXTEND,
+            spec_info=None,
         )
         forward = backend.forward_decode if self.requests is DECODES else backend.forward_extend
         given = {} if self.sinks is None else {"sinks": self.sinks}
