@@ -16,15 +16,19 @@ from specprefill_sgl.compat.models import (
     target_model_config,
 )
 from specprefill_sgl.compat.options import (
+    APP_OF_WORKERS,
     INDEXED_BY_POSITIONS,
     SHORTEST_QUEUE,
     SPECULATIVE_DRAFT_FLAG,
     cannot_use,
     check_server_options,
     check_version,
+    is_tested,
+    refusals,
 )
 
 __all__ = [
+    "APP_OF_WORKERS",
     "INDEXED_BY_POSITIONS",
     "SHORTEST_QUEUE",
     "SPECULATIVE_DRAFT_FLAG",
@@ -41,7 +45,9 @@ __all__ = [
     "first_layers_config",
     "hybrid_config",
     "is_latent",
+    "is_tested",
     "key_dim",
     "never_run",
+    "refusals",
     "target_model_config",
 ]

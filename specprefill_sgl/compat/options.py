@@ -4,12 +4,14 @@ Option names and attributes are those of SGLang 0.5.23.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from specprefill_sgl.config import ConfigError, needs_queue, needs_radix_cache
 
 TESTED_SGLANG = ("0.5.23",)
+APP_OF_WORKERS = "specprefill_sgl.hooks.http_worker:app"  # what processes of --tokenizer-worker-num import
 SHORTEST_QUEUE = 2  # for running requests to go back to: SGLang refuses whoever arrives when it is full
 
 # Attention backends that read token positions as KV indices, or select KV themselves; names after resolution, by which
@@ -73,7 +75,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--is-embedding", lambda a: bool(a.is_embedding), "embeddings need every token"),
     ("--enable-watermark", lambda a: a.enable_watermark, "it hashes token ids"),
     ("--smg-grpc-mode", lambda a: a.smg_grpc_mode, "its front end does not check request fields"),
-    ("--tokenizer-worker-num", lambda a: a.tokenizer_worker_num > 1, "its worker processes load no plugins"),
 )  # fmt: skip
 
 _REJECTED_ENVIRONMENT = {
@@ -82,11 +83,56 @@ _REJECTED_ENVIRONMENT = {
 }
 
 
+def is_tested() -> bool:
+    """Whether the installed release of SGLang is one whose internals were tested."""
+    return version("sglang") in TESTED_SGLANG
+
+
 def check_version() -> None:
-    """Refuse a release of SGLang whose internals were not tested."""
-    installed = version("sglang")
-    if installed not in TESTED_SGLANG:
-        raise ConfigError(f"--spec-prefill is tested with sglang {', '.join(TESTED_SGLANG)}, not with {installed}.")
+    """Refuse any other."""
+    if not is_tested():
+        raise ConfigError(f"--spec-prefill is tested with sglang {', '.join(TESTED_SGLANG)}, not with {version('sglang')}.")
+
+
+def refused_options() -> Iterator[tuple[str, Callable[[Any], bool], str]]:
+    """Everything that is refused: as a user types it, whether it is on of resolved options, why."""
+    from sglang.srt.environ import envs
+
+    yield from _REJECTED_OPTIONS
+    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        for backend in sorted(_UNSUPPORTED_BACKENDS):
+            yield (
+                f"--{name.replace('_', '-')} {backend}",
+                partial(_is_backend, name, backend),
+                "it reads positions as KV indices",
+            )
+    for name, why in _REJECTED_ENVIRONMENT.items():
+        yield name, partial(_is_set, getattr(envs, name)), why
+    why = "the workers of --tokenizer-worker-num would import an app that loads no plugins"
+    yield envs.SGLANG_HTTP_SERVER_APP_PATH.name, _has_another_app, why
+
+
+def _is_backend(name: str, backend: str, args: Any) -> bool:
+    return getattr(args, name) == backend
+
+
+def _is_set(variable: Any, _args: Any) -> bool:
+    return variable.get()
+
+
+def _has_another_app(args: Any) -> bool:
+    from sglang.srt.environ import envs
+
+    app = envs.SGLANG_HTTP_SERVER_APP_PATH
+    return args.tokenizer_worker_num > 1 and app.is_set() and app.get() != APP_OF_WORKERS
+
+
+def refusals(server_args: Any) -> Iterator[str]:
+    """A sentence for each of these that a server has on."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    args = resolving_view(server_args)
+    return (f"--spec-prefill cannot be combined with {name}: {why}." for name, is_on, why in refused_options() if is_on(args))
 
 
 def check_server_options(server_args: Any) -> None:
@@ -97,22 +143,8 @@ def check_server_options(server_args: Any) -> None:
     ConfigError
         Names the first such flag.
     """
-    from sglang.srt.arg_groups.overrides import resolving_view
-    from sglang.srt.environ import envs
-
-    args = resolving_view(server_args)
-    for name, is_on, why in _REJECTED_OPTIONS:
-        if is_on(args):
-            raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")
-    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        if getattr(args, name) in _UNSUPPORTED_BACKENDS:
-            spelled = "--" + name.replace("_", "-")
-            raise ConfigError(
-                f"--spec-prefill cannot be combined with {spelled} {getattr(args, name)}: it reads positions as KV indices."
-            )
-    for name, why in _REJECTED_ENVIRONMENT.items():
-        if getattr(envs, name).get():
-            raise ConfigError(f"--spec-prefill cannot be combined with {name}: {why}.")
+    for sentence in refusals(server_args):
+        raise ConfigError(sentence)
 
 
 def cannot_use(settings: Any, server_args: Any) -> Iterator[tuple[str, str, str]]:

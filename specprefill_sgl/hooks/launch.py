@@ -107,14 +107,14 @@ def check_at_start(_result: Any, server_args: Any, *_args: Any) -> None:
             from_environment = _with_the_draft_for_both(from_environment, server_args)
         setattr(server_args, _ATTRIBUTE, from_environment)
     resolved = config_of(server_args)
-    if resolved is None:
-        return
     try:
-        setattr(server_args, _ATTRIBUTE, _checked(resolved, server_args))
+        if resolved is not None:
+            setattr(server_args, _ATTRIBUTE, _checked(resolved, server_args))
     except ConfigError as error:
         if on_command_line:
             _exit(error)
         raise
+    _name_app_of_workers(server_args)
 
 
 def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig:
@@ -131,6 +131,17 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     files = [os.path.expanduser(path) for path in resolved.heads]
     calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
     return msgspec.structs.replace(resolved, calibrated=calibrated, forgetful=forgetful)
+
+
+def _name_app_of_workers(server_args: Any) -> None:
+    """The processes of `--tokenizer-worker-num` import an app by name: one that loads plugins, unless the user has another.
+
+    With Speculative Prefill off too, so that its fields are refused; in releases that were not tested nothing is changed.
+    """
+    from sglang.srt.environ import envs
+
+    if compat.is_tested() and server_args.tokenizer_worker_num > 1 and not envs.SGLANG_HTTP_SERVER_APP_PATH.is_set():
+        envs.SGLANG_HTTP_SERVER_APP_PATH.set(compat.APP_OF_WORKERS)
 
 
 def _exit(error: ConfigError) -> NoReturn:

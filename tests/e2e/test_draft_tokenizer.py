@@ -8,6 +8,7 @@ import requests
 
 from tests.support import best_reference, other_tokenizer, reference, tiny_models
 from tests.support.server import body_of, serve, sparse_options
+from tests.support.workers import PATIENT, workers_of
 
 CUSTOM = {"spec_prefill_keep_ratio": 0.2, "spec_prefill_return_positions": True}
 PAD = 2  # special to the target, unknown to the draft
@@ -180,3 +181,14 @@ def test_two_ranks_and_batch_tokenization(pair_of, draft, prompt, kept_of, tmp_p
         replies = server.post("/generate", {"text": texts, "sampling_params": sampling}).json()
         for seed, reply in zip(WORDS, replies, strict=True):
             assert reply["meta_info"]["spec_prefill"]["positions"] == kept_of(seed, 0.2, {})
+
+
+@pytest.mark.slow
+def test_each_of_two_tokenizer_workers(pair_of, draft, prompt, kept_of, tmp_path):
+    with serve(tmp_path, pair_of("llama")[0], *_options(draft), "--tokenizer-worker-num", "2", env=PATIENT) as server:
+        for worker in workers_of(server, 2):
+            server.flush()
+            for seed in WORDS:
+                info = worker.post("/generate", body_of(prompt(seed)[0], custom=CUSTOM)).json()["meta_info"]["spec_prefill"]
+                assert info["positions"] == kept_of(seed, 0.2, {})
+                assert info["tokenize_ms"] > 0

@@ -41,7 +41,6 @@ COMMAND_LINES = {
     "--is-embedding": ["--is-embedding"],
     "--enable-watermark": ["--enable-watermark --device cuda"],
     "--smg-grpc-mode": ["--smg-grpc-mode", "--grpc-mode"],
-    "--tokenizer-worker-num": ["--tokenizer-worker-num 2"],
 }
 
 # options that SGLang resolves for some architectures only
@@ -57,7 +56,9 @@ _SPECULATION_ROWS = [row for row in options._REJECTED_OPTIONS if row[0].startswi
 _OTHER_ROWS = [row for row in options._REJECTED_OPTIONS if row not in _SPECULATION_ROWS]
 
 
-@pytest.mark.parametrize("line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache"])
+@pytest.mark.parametrize(
+    "line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache", "--tokenizer-worker-num 2"]
+)
 def test_other_options_are_accepted(resolved, line):
     options.check_server_options(resolved(line))
 
@@ -128,6 +129,21 @@ def test_environment(resolved, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
         options.check_server_options(resolved(""))
+
+
+def test_workers_that_would_import_another_app(resolved, monkeypatch):
+    monkeypatch.setenv("SGLANG_HTTP_SERVER_APP_PATH", "sglang.srt.entrypoints.http_server:app")
+    options.check_server_options(resolved(""))
+    with pytest.raises(ConfigError, match="SGLANG_HTTP_SERVER_APP_PATH: the workers of --tokenizer-worker-num"):
+        options.check_server_options(resolved("--tokenizer-worker-num 2"))
+    monkeypatch.setenv("SGLANG_HTTP_SERVER_APP_PATH", options.APP_OF_WORKERS)
+    options.check_server_options(resolved("--tokenizer-worker-num 2"))
+
+
+def test_all_refusals_are_found(resolved):
+    found = options.refusals(resolved("--enable-lmcache --kv-canary log --attention-backend dsv4"))
+    names = [re.findall(r"combined with (.*?):", sentence)[0] for sentence in found]
+    assert names == ["--enable-lmcache", "--kv-canary", "--attention-backend dsv4"]
 
 
 def test_untested_release_is_refused(monkeypatch):
