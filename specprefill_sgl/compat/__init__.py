@@ -9,6 +9,7 @@ from specprefill_sgl.compat.models import (
     draft_attention_backend,
     draft_model_config,
     first_layers_config,
+    first_layers_refusals,
     hybrid_config,
     is_latent,
     key_dim,
@@ -26,12 +27,15 @@ from specprefill_sgl.compat.options import (
     is_tested,
     refusals,
 )
+from specprefill_sgl.compat.works_with import Row, Status, table, working
 
 __all__ = [
     "APP_OF_WORKERS",
     "INDEXED_BY_POSITIONS",
     "SHORTEST_QUEUE",
     "SPECULATIVE_DRAFT_FLAG",
+    "Row",
+    "Status",
     "absorb_latents",
     "cannot_resume",
     "cannot_use",
@@ -43,11 +47,14 @@ __all__ = [
     "draft_attention_backend",
     "draft_model_config",
     "first_layers_config",
+    "first_layers_refusals",
     "hybrid_config",
     "is_latent",
     "is_tested",
     "key_dim",
     "never_run",
     "refusals",
+    "table",
     "target_model_config",
+    "working",
 ]

@@ -5,7 +5,7 @@ sparse indices are counted in kept tokens. What is refused reads positions or id
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
@@ -142,20 +142,24 @@ def check_draft(model: Any) -> None:
     _refuse(model, f"draft model ({flag('draft_model_path')})", (*_REFUSED, *_REFUSED_DRAFTS))
 
 
-def check_first_layers(server_args: Any, model: Any) -> None:
-    """Refuse a target, a ModelConfig, whose first layers cannot run beside it.
-
-    Raises
-    ------
-    ConfigError
-        One sentence that names the option or the reason.
-    """
+def first_layers_refusals(server_args: Any) -> Iterator[str]:
+    """A sentence for each option of a server beside which a target's first layers cannot run."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
     for name, is_on, why in _REFUSED_BESIDE_FIRST_LAYERS:
         if is_on(args):
-            raise ConfigError(f"--spec-prefill-method early-layers cannot be combined with {name}: {why}.")
+            yield f"--spec-prefill-method early-layers cannot be combined with {name}: {why}."
+
+
+def check_first_layers(model: Any) -> None:
+    """Refuse a target, a ModelConfig, whose first layers cannot read.
+
+    Raises
+    ------
+    ConfigError
+        One sentence with the reason.
+    """
     for holds, why in _REFUSED_DRAFTS:
         if holds(model):
             raise ConfigError(f"--spec-prefill-method early-layers cannot read with this target: {why}.")

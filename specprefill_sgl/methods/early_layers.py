@@ -14,9 +14,11 @@ from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.selection.first_layers import VOTING_PART, of_last_tokens
 from specprefill_sgl.selection.rule import Rule
 
+refusals = compat.first_layers_refusals  # options that hook into the target's modules
 
-def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> None:
-    """In the launcher: the layers are fewer than the target's, and nothing hooks into its modules.
+
+def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) -> None:
+    """In the launcher: the layers are fewer than the target's, and they see the prompt.
 
     Raises
     ------
@@ -26,7 +28,7 @@ def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> 
     assert config.layers is not None
     if config.layers >= target.num_hidden_layers:
         raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {config.layers}.")
-    compat.check_first_layers(server_args, target)
+    compat.check_first_layers(target)
 
 
 def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:

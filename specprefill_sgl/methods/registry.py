@@ -1,6 +1,7 @@
 """The methods there are, by name: how each is loaded and which flags it reads."""
 
 import importlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +21,8 @@ class Entry(NamedTuple):
     module : str
         With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
         `load(name, config, scheduler, ranks, chunk_tokens)`. If it has a model: `planned(config, server_args, target)`. If it
-        may have a tokenizer of its own: `token_reader(config, server_args)`, called in the front end.
+        may have a tokenizer of its own: `token_reader(config, server_args)`, called in the front end. If it does not go with
+        everything that other methods go with: `refusals(server_args)`, sentences.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
@@ -68,10 +70,19 @@ def check(config: SpecPrefillConfig) -> None:
             raise ConfigError(f"{flag(field)} has no effect with {wanted} {','.join(config.method)}.")
 
 
+def refusals(config: SpecPrefillConfig, server_args: Any) -> Iterator[str]:
+    """In the launcher: a sentence for each of the server's options that the configuration cannot be combined with."""
+    for field, option, why in compat.cannot_use(config, server_args):
+        yield f"{flag(field)} cannot be combined with {option}: {why}."
+    for name in config.method:
+        if (of_method := getattr(METHODS[name].code, "refusals", None)) is not None:
+            yield from of_method(server_args)
+
+
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> tuple[str, ...]:
     """In the launcher: what each method refuses, beside `check`; of the others those that are `forgetful`."""
-    for field, option, why in compat.cannot_use(config, server_args):
-        raise ConfigError(f"{flag(field)} cannot be combined with {option}: {why}.")
+    for sentence in refusals(config, server_args):
+        raise ConfigError(sentence)
     for name in config.method:
         METHODS[name].code.check_at_start(config, server_args, target)
     lost = forgetful(config, server_args, target)

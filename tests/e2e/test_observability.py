@@ -189,6 +189,7 @@ def test_check_accepts_what_can_be_served(pair):
     run = _run("check", "--model-path", str(pair[0]), "--spec-prefill-draft-model-path", str(pair[1]), "--device", "cpu")
     assert run.returncode == 0, run.stderr[-2000:]
     assert "compatible" in run.stdout
+    assert "works with radix cache: run on CPU" in run.stdout
     assert re.search(r"draft KV pool: \d+ tokens, \d+ MiB", run.stdout)
 
 
@@ -198,7 +199,11 @@ def test_check_accepts_what_can_be_served(pair):
         ([], "--spec-prefill-method draft needs --spec-prefill-draft-model-path"),
         (["--spec-prefill-draft-model-path", "/nowhere"], "--spec-prefill-draft-model-path"),
         (["--spec-prefill-draft-model-path", "DRAFT", "--spec-prefill-heads", "/nowhere"], "--spec-prefill-heads /nowhere"),
-        (["--spec-prefill-draft-model-path", "DRAFT", "--pp-size", "2"], "cannot be combined with --pp-size"),
+        (  # and not only the first
+            ["--spec-prefill-draft-model-path", "DRAFT", "--enable-lmcache", "--enable-flexkv"],
+            "cannot be combined with --enable-lmcache: it hashes token ids.\n"
+            "specprefill-sgl: --spec-prefill cannot be combined with --enable-flexkv",
+        ),
         (["--spec-prefill-draft-model-path", "DRAFT", "--tp-size", "4"], "6 attention heads (2 key heads) cannot be divided"),
     ],
 )

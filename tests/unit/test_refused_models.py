@@ -74,12 +74,9 @@ def test_models_of_other_kinds_are_refused(model_config, attribute, value, why):
 
 
 def test_first_layers_with_a_sparse_index_cannot_read(model_config):
-    from sglang.srt.server_args import ServerArgs
-
-    args = ServerArgs(model_path="m", device="cpu")
-    compat.check_first_layers(args, model_config())
+    compat.check_first_layers(model_config())
     with pytest.raises(ConfigError, match="--spec-prefill-method early-layers cannot read with this target: a sparse index"):
-        compat.check_first_layers(args, model_config("sparse", **DSA))
+        compat.check_first_layers(model_config("sparse", **DSA))
 
 
 @pytest.mark.parametrize("changes", [DSA, {"architectures": ["MiniMaxM3SparseForCausalLM"]}])

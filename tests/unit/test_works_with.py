@@ -1,0 +1,75 @@
+"""The table of what works with Speculative Prefill: each row is on where its option is, and names a test that ran it."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from specprefill_sgl import compat
+from specprefill_sgl.compat import Status, works_with
+
+_ROOT = Path(__file__).parents[2]
+
+# row -> a command line that switches it on, and one that does not
+COMMAND_LINES = {
+    "--chunked-prefill-size": ("--chunked-prefill-size 512", "--chunked-prefill-size -1"),
+    "--disable-overlap-schedule": ("--disable-overlap-schedule", ""),
+    "--disable-radix-cache": ("--disable-radix-cache", ""),
+    "--dp-size": ("--dp-size 2", ""),
+    "--enable-custom-logit-processor": ("--enable-custom-logit-processor", ""),
+    "--enable-lora": ("--enable-lora --max-lora-rank 8 --lora-target-modules q_proj", ""),
+    "--enable-metrics": ("--enable-metrics", ""),
+    "--enable-mixed-chunk": ("--enable-mixed-chunk", ""),
+    "--enable-priority-scheduling": ("--enable-priority-scheduling", ""),
+    "--enable-return-hidden-states": ("--enable-return-hidden-states", ""),
+    "--enable-tokenizer-batch-encode": ("--enable-tokenizer-batch-encode", ""),
+    "--enable-two-batch-overlap": ("--enable-two-batch-overlap --moe-a2a-backend deepep", ""),
+    "--grammar-backend": ("", "--grammar-backend none"),
+    "--max-queued-requests": ("--max-queued-requests 9", ""),
+    "--page-size": ("--page-size 16", ""),
+    "--tokenizer-worker-num": ("--tokenizer-worker-num 2", ""),
+    "--tp-size": ("--tp 2", ""),
+    "overlap schedule": ("", "--disable-overlap-schedule"),
+    "radix cache": ("", "--disable-radix-cache"),
+}
+_WORKING = [row for row in compat.table() if row.status is not Status.REFUSED]
+
+
+def _names(server_args):
+    return {row.option for row in compat.working(server_args)}
+
+
+@pytest.mark.parametrize("row", _WORKING, ids=lambda row: row.option)
+def test_a_row_is_on_where_its_option_is(resolved, row):
+    on, off = COMMAND_LINES[row.option]
+    assert row.option in _names(resolved(on))
+    assert row.option not in _names(resolved(off))
+
+
+def test_rows_are_sorted_and_have_command_lines():
+    names = [row.option for row in _WORKING]
+    assert names == sorted(names) == list(COMMAND_LINES)
+
+
+@pytest.mark.parametrize("row", _WORKING, ids=lambda row: row.option)
+def test_what_is_said_to_run_is_run_by_a_test(row):
+    assert bool(row.shown_by) == (row.status is not Status.NOT_RUN)
+    if row.shown_by:
+        assert (_ROOT / row.shown_by).is_file()
+        assert row.shown_by.startswith("tests/")
+
+
+def test_flags_are_sglangs():
+    from sglang.srt.server_args import ServerArgs
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    flags = {flag for row in compat.table() for flag in re.findall(r"^--[\w-]+", row.option)}
+    assert flags <= parser._option_string_actions.keys()
+
+
+def test_no_row_is_both():
+    """Where a part of an option is refused, the refused row says which."""
+    refused = {row.option for row in compat.table() if row.status is Status.REFUSED}
+    assert refused.isdisjoint(row.option for row in works_with._WORKING)
