@@ -42,7 +42,19 @@ class Row(NamedTuple):
     shown_by: str = ""
 
 
-_CPU, _NOT_RUN = Status.CPU, Status.NOT_RUN
+_CPU, _INTERPRETER, _NOT_RUN = Status.CPU, Status.INTERPRETER, Status.NOT_RUN
+_SPECULATION = {
+    "EAGLE": "without overlap; of MTP (NEXTN), which is this too, no model was run",
+    "EAGLE3": "without overlap",
+    "NGRAM": "without overlap; it drafts from the whole prompt",
+    "STANDALONE": "without overlap; one draft for both, loaded once: either path is enough",
+}
+
+
+def _speculates(algorithm: str) -> Callable[[Any], bool]:
+    return lambda a: a.speculative_algorithm == algorithm
+
+
 _WORKING = (
     Row("--chunked-prefill-size", lambda a: a.chunked_prefill_size > 0, _CPU, "", "tests/e2e/test_scheduling.py"),
     Row("--disable-overlap-schedule", lambda a: a.disable_overlap_schedule, _CPU, "", "tests/e2e/test_scheduling.py"),
@@ -105,6 +117,10 @@ _WORKING = (
         _CPU,
         "readers with recurrent layers then read every prompt anew",
         "tests/e2e/test_scheduling.py",
+    ),
+    *(
+        Row(f"--speculative-algorithm {name}", _speculates(name), _INTERPRETER, note, "tests/e2e/test_speculation.py")
+        for name, note in _SPECULATION.items()
     ),
     Row(
         "--tokenizer-worker-num",

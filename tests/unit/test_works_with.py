@@ -11,6 +11,9 @@ from specprefill_sgl.compat import Status, works_with
 
 _ROOT = Path(__file__).parents[2]
 
+_SPECULATION = ("EAGLE", "EAGLE3", "NGRAM", "STANDALONE")
+_WITH_DRAFT = {f"--speculative-algorithm {name}" for name in _SPECULATION}
+
 # row -> a command line that switches it on, and one that does not
 COMMAND_LINES = {
     "--chunked-prefill-size": ("--chunked-prefill-size 512", "--chunked-prefill-size -1"),
@@ -28,6 +31,7 @@ COMMAND_LINES = {
     "--grammar-backend": ("", "--grammar-backend none"),
     "--max-queued-requests": ("--max-queued-requests 9", ""),
     "--page-size": ("--page-size 16", ""),
+    **{f"--speculative-algorithm {name}": (f"--speculative-algorithm {name}", "") for name in _SPECULATION},
     "--tokenizer-worker-num": ("--tokenizer-worker-num 2", ""),
     "--tp-size": ("--tp 2", ""),
     "overlap schedule": ("", "--disable-overlap-schedule"),
@@ -41,8 +45,11 @@ def _names(server_args):
 
 
 @pytest.mark.parametrize("row", _WORKING, ids=lambda row: row.option)
-def test_a_row_is_on_where_its_option_is(resolved, row):
+def test_a_row_is_on_where_its_option_is(resolved, row, pair_of, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # else the CPU platform has no speculative decoding
     on, off = COMMAND_LINES[row.option]
+    if row.option in _WITH_DRAFT:
+        on += f" --speculative-draft-model-path {pair_of('llama')[1]}"
     assert row.option in _names(resolved(on))
     assert row.option not in _names(resolved(off))
 
