@@ -242,4 +242,5 @@ _REFUSED_BESIDE_FIRST_LAYERS: tuple[tuple[str, Callable[[Any], bool], str], ...]
         "a private runner switches the trace off",
     ),
     ("--enable-two-batch-overlap", lambda a: a.enable_two_batch_overlap, "it splits the layers that both share"),
+    ("--pp-size", lambda a: a.pp_size > 1, "the first stage has no end of the model"),
 )

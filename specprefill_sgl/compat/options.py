@@ -53,7 +53,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda a: a.attn_dp_size > 1,
         "idle ranks would not join the draft's collectives",
     ),
-    ("--pp-size", lambda a: a.pp_size > 1, "every stage would need the selection"),
     ("--dcp-size", lambda a: a.dcp_size > 1, "it reads positions as KV indices"),
     ("--attn-cp-size", lambda a: a.attn_cp_size > 1, "it reads positions as KV indices"),
     ("--enable-mis", lambda a: a.enable_mis, "it rewrites positions"),
@@ -152,6 +151,9 @@ def cannot_use(settings: Any, server_args: Any) -> Iterator[tuple[str, str, str]
     if server_args.disable_radix_cache:
         for name in needs_radix_cache(settings):
             yield name, "--disable-radix-cache", "prompts would be computed anew"
+    if server_args.pp_size > 1:
+        for name in needs_radix_cache(settings):
+            yield name, f"--pp-size {server_args.pp_size}", "the stages after the first one would not know of it"
     limit = server_args.max_queued_requests
     if limit is not None and limit < SHORTEST_QUEUE:
         for name in needs_queue(settings):

@@ -1,6 +1,7 @@
 """One request in the scheduler: its options and context, and what is decided on it."""
 
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import numpy as np
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.backfill_jobs import plan
 from specprefill_sgl.hooks.internal_state import metrics_of
+from specprefill_sgl.hooks.pipeline import Decided, Looked, Seen, tell
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.request import backlog, skipcode
 from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
@@ -24,11 +26,12 @@ from specprefill_sgl.stage.stage import Stage
 def see(scheduler: Any, req: Any, stage: Stage) -> None:
     """First sight of a request: read its options; decide at once where no draft is needed or possible."""
     custom, reading = unpack(req.sampling_params.custom_params)
+    wrong = None
     try:
         options = parse(custom, methods=stage.config.method)
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
-        req.set_finish_with_abort(str(error))
-        options = RequestOptions()
+        wrong, options = str(error), RequestOptions()
+        req.set_finish_with_abort(wrong)
     if reading is not None:
         req.sampling_params.custom_params = custom  # it is kept once
     stage.may_revive |= bool(options.revive_every)
@@ -38,6 +41,7 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     rule = stage.methods[method].adapted(options.rule(stage.config))
     state = PromptState(options, len(req.origin_input_ids), rule, keep, method, reading)
     attach(req, state)
+    tell(scheduler, Seen(req.rid, replace(state, reading=None), wrong))
     reason = dense_reason(req, options, stage.config)
     outcome = stage.without_reading(prompt_of(req, stage)) if reason is None else Outcome(positions=None, reason=reason)
     if outcome is not None and not (outcome.is_whole(len(req.origin_input_ids)) and backlog.may_fall(options, stage.config)):
@@ -86,6 +90,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     assert state is not None
     state.keep = backlog.keep(state.options, stage.config, waiting)
     prompt = prompt_of(req, stage)
+    tell(scheduler, Looked(req.rid, None))
     cached = cached_tokens(scheduler, prompt.ids, prompt.namespace)  # plain ids match undropped prefixes only
     _, end = stage.whole_turns.continued(prompt.ids, prompt.namespace) or (None, 0)
     lost = never_cached(scheduler, stage)
@@ -95,6 +100,7 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
     if turn is None or cached >= end:
         return msgspec.structs.replace(prompt, cached=cached)
     kept = np.concatenate([turn.positions, np.arange(len(turn.ids), end)])
+    tell(scheduler, Looked(req.rid, kept))
     hit = cached_tokens(scheduler, skipcode.encode(prompt.ids, kept), prompt.namespace)
     is_there = hit >= len(kept) - lost
     if hit < cached or (hit == cached and not is_there):
@@ -126,6 +132,7 @@ def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
     if state.prompt_tokens != len(req.origin_input_ids):  # an abort replaced the prompt while it was drafted
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
+    tell(scheduler, Decided(req.rid, Outcome(positions=outcome.positions, reason=outcome.reason)))
     metrics_of(scheduler).decided(outcome, state.prompt_tokens, state.method)
     if not state.is_sparse:
         if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:

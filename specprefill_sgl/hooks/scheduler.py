@@ -8,7 +8,9 @@ from specprefill_sgl.hooks.answers import close_turns, drop_turn
 from specprefill_sgl.hooks.backfill import a_piece, look_after, make_exact
 from specprefill_sgl.hooks.backfill_jobs import cancel
 from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
+from specprefill_sgl.hooks.followers import follow
 from specprefill_sgl.hooks.internal_state import metrics_of
+from specprefill_sgl.hooks.pipeline import follows, relay
 from specprefill_sgl.hooks.revival import revive
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
@@ -28,6 +30,10 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     Requests whose draft is still to come stay in the waiting queue but are hidden from this call, so that aborts, time-outs,
     limits and metrics keep working on them; so are long prompts behind them.
     """
+    if follows(scheduler):
+        _admit_ready_grammars(scheduler)
+        with _hidden(scheduler, follow(scheduler)):
+            return original(scheduler, prefill_delayer_single_pass, running_batch)
     stage = stage_of(scheduler)
     if stage is None:
         return original(scheduler, prefill_delayer_single_pass, running_batch)
@@ -41,6 +47,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
     _draft(scheduler, stage, running_batch)
     # who was retracted now must not be admitted now (`hooks.readmission`)
     held = list(scheduler.waiting_queue) if back else _held(scheduler, stage)
+    relay(scheduler, held)
     with a_piece(scheduler, stage, running_batch), _hidden(scheduler, held):
         return original(scheduler, prefill_delayer_single_pass, running_batch)
 

@@ -8,6 +8,7 @@ import torch
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError
 from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.hooks.pipeline import follows
 from specprefill_sgl.hooks.speculation import index_by_lengths
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.stage.stage import Stage
@@ -20,6 +21,8 @@ _DEFAULT_CHUNK_TOKENS = 2048  # one draft forward where the server's own chunked
 
 def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
     """AFTER Scheduler.maybe_init_draft_worker: weights and pools, before SGLang sizes the target's pool.
+
+    On a pipeline's first stage only.
 
     Raises
     ------
@@ -36,6 +39,8 @@ def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
     from specprefill_sgl.methods import registry
 
     verify()
+    if follows(scheduler):
+        return
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     ranks = Ranks(get_parallel().tp_group)

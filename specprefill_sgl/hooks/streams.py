@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from sglang.srt.runtime_context import get_parallel
+
 
 @contextlib.contextmanager
 def forward_stream(scheduler: Any) -> Iterator[None]:
@@ -11,7 +13,7 @@ def forward_stream(scheduler: Any) -> Iterator[None]:
 
     The draft's pools are only ever touched on it once the server runs, so what one draft frees the next may take.
     """
-    if not scheduler.enable_overlap:
+    if not scheduler.enable_overlap and get_parallel().pp_size == 1:
         yield
         return
     with scheduler.forward_stream_ctx:

@@ -14,7 +14,8 @@ from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
-from sglang.srt.runtime_context import get_exec, get_flags, get_resources, get_spec
+from sglang.srt.runtime_context import get_exec, get_flags, get_parallel, get_resources, get_spec
+from sglang.srt.speculative.spec_utils import draft_pp_context
 
 from specprefill_sgl import compat
 from specprefill_sgl.models.sizes import MAX_STATES
@@ -40,11 +41,11 @@ _NO_SPECULATION = {
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """What SGLang reads process-wide describes the target: how it keeps recurrent states, where its experts are, who runs them,
-    and how it decodes.
+    """What SGLang reads process-wide describes the target: its stages, how it keeps recurrent states, where its experts are, who
+    runs them, and how it decodes.
 
-    A draft, with states or without, keeps them plainly, its experts where their numbers say, runs them as
-    `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.
+    A draft is whole on its stage. With states or without, it keeps them plainly, its experts where their numbers say, runs them
+    as `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.
     """
     resources = get_resources()
     experts, resources.expert_location_metadata = resources.expert_location_metadata, None
@@ -54,6 +55,7 @@ def own_settings() -> Iterator[None]:
             get_exec().moe.override(ep_dispatch_algorithm=None),
             get_spec().override(**_NO_SPECULATION),
             speculative_moe_backend_context(),
+            draft_pp_context() if get_parallel().pp_size > 1 else contextlib.nullcontext(),
         ):
             yield
     finally:

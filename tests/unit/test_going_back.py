@@ -38,6 +38,9 @@ def _check_at_start(server_args, draft, settings):
         ("--max-queued-requests 0", REVIVE, "revive_every"),
         ("--disable-radix-cache", REVIVE, "revive_every"),
         ("--disable-radix-cache", TURN, "backfill"),
+        ("--pp-size 2", REVIVE, "revive_every"),
+        ("--pp-size 2", TURN, "backfill"),
+        ("--pp-size 2", ANSWER, "backfill"),
     ],
 )
 def test_servers_where_it_never_works(resolved, pair_of, line, settings, field):

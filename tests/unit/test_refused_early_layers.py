@@ -12,6 +12,7 @@ COMMAND_LINES = {
     "--enable-lora": ["--enable-lora --max-lora-rank 8 --lora-target-modules q_proj", "--lora-paths one=/no/such/adapter"],
     "--enable-return-routed-experts": ["--enable-return-routed-experts"],
     "--enable-two-batch-overlap": ["--enable-two-batch-overlap --moe-a2a-backend deepep"],
+    "--pp-size": ["--pp-size 2"],
 }
 
 

@@ -16,7 +16,6 @@ from specprefill_sgl.config import ConfigError
 COMMAND_LINES = {
     "--disaggregation-mode": ["--disaggregation-mode prefill", "--disaggregation-mode decode"],
     "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
-    "--pp-size": ["--pp-size 2"],
     "--dcp-size": ["--tp 2 --dcp-size 2"],
     "--attn-cp-size": ["--tp 2 --attn-cp-size 2"],
     "--enable-mis": ["--enable-mis --attention-backend flashinfer"],
@@ -54,11 +53,10 @@ REFUSED_BY_SGLANG = {
 
 _SPECULATION_ROWS = [row for row in options._REJECTED_OPTIONS if row[0].startswith("--speculative-algorithm")]
 _OTHER_ROWS = [row for row in options._REJECTED_OPTIONS if row not in _SPECULATION_ROWS]
+_ACCEPTED = ("", "--tp 2", "--dp 2", "--pp-size 2", "--enable-mixed-chunk", "--disable-radix-cache", "--tokenizer-worker-num 2")
 
 
-@pytest.mark.parametrize(
-    "line", ["", "--tp 2", "--dp 2", "--enable-mixed-chunk", "--disable-radix-cache", "--tokenizer-worker-num 2"]
-)
+@pytest.mark.parametrize("line", _ACCEPTED)
 def test_other_options_are_accepted(resolved, line):
     options.check_server_options(resolved(line))
 
