@@ -11,6 +11,9 @@ from benchmarks import launch
 from benchmarks.speed import pairs
 
 
+DUMMY = ("--load-format", "dummy")
+
+
 class Servers(NamedTuple):
     """URLs, and the log of the server with SpecPrefill."""
 
@@ -46,8 +49,8 @@ def serve(name: str, folder: Path, sizes: Sizes, *, with_draft: bool = True) -> 
     with contextlib.ExitStack() as stack:
 
         def start(model: Path, role: str, *options: str, env: dict[str, str] | None = None) -> str:
-            weights = [] if name in pairs.TRAINED else ["--load-format", "dummy"]
-            words = _command(model, sizes, *weights, *options, *everybody)
+            weights = [] if name in pairs.TRAINED else DUMMY
+            words = command(model, sizes, *weights, *options, *everybody)
             return stack.enter_context(launch.serve(words, folder / f"{role}.log", env))
 
         dense = start(target, "dense", env=launch.CONTROL)
@@ -74,7 +77,8 @@ def _split(options: Sequence[str]) -> tuple[list[str], list[str]]:
     return parts
 
 
-def _command(model: Path, sizes: Sizes, *options: str) -> list[str]:
+def command(model: Path, sizes: Sizes, *options: str) -> list[str]:
+    """`sglang.launch_server` for one of a pair's models, whose weights are there unless `DUMMY` is among the options."""
     return launch.command(
         model,
         "--sleep-on-idle",

@@ -53,6 +53,11 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda a: a.attn_dp_size > 1,
         "idle ranks would not join the draft's collectives",
     ),
+    (
+        "--pp-size with --speculative-algorithm",
+        lambda a: a.pp_size > 1 and a.speculative_algorithm is not None,
+        "what later stages verify was not run",
+    ),
     ("--dcp-size", lambda a: a.dcp_size > 1, "it reads positions as KV indices"),
     ("--attn-cp-size", lambda a: a.attn_cp_size > 1, "it reads positions as KV indices"),
     ("--enable-mis", lambda a: a.enable_mis, "it rewrites positions"),

@@ -118,6 +118,13 @@ _WORKING = (
         "readers with recurrent layers then read every prompt anew",
         "tests/e2e/test_scheduling.py",
     ),
+    Row(
+        "--pp-size",
+        lambda a: a.pp_size > 1,
+        _CPU,
+        "two stages; the first one drafts; not with revival, backfill, early-layers, speculative decoding",
+        "tests/e2e/test_pipeline_parallel.py",
+    ),
     *(
         Row(f"--speculative-algorithm {name}", _speculates(name), _INTERPRETER, note, "tests/e2e/test_speculation.py")
         for name, note in _SPECULATION.items()

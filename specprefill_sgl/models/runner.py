@@ -41,8 +41,8 @@ _NO_SPECULATION = {
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """What SGLang reads process-wide describes the target: its stages, how it keeps recurrent states, where its experts are, who
-    runs them, and how it decodes.
+    """What SGLang reads process-wide describes the target: its stages, how it keeps recurrent states, where its experts are,
+    who runs them, and how it decodes.
 
     A draft is whole on its stage. With states or without, it keeps them plainly, its experts where their numbers say, runs them
     as `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.

@@ -14,6 +14,7 @@ from specprefill_sgl.config import ConfigError
 
 # first word of a row of compat's table -> the command lines that switch it on
 COMMAND_LINES = {
+    "--pp-size": ["--pp-size 2 --speculative-algorithm NGRAM"],
     "--disaggregation-mode": ["--disaggregation-mode prefill", "--disaggregation-mode decode"],
     "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
     "--dcp-size": ["--tp 2 --dcp-size 2"],

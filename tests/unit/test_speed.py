@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import launch
-from benchmarks.speed import max_qps, measure, overhead, pairs, profile, report, scaling, serving
+from benchmarks.speed import max_qps, measure, overhead, pairs, pipeline, profile, report, scaling, serving
 
 
 def _row(length=1000, number=0, **changed):
@@ -167,3 +167,27 @@ def test_a_profile_names_the_largest_and_sums_up_the_others(tmp_path):
     ]
     profile.plot(rows, tmp_path / "profile.png", most=1)
     assert (tmp_path / "profile.png").stat().st_size > 0
+
+
+def test_stages_are_compared_within_a_round_and_prompts_with_dense_ones():
+    ms = {(1.0, "one stage"): 800.0, (1.0, "two stages"): 400.0, (0.1, "one stage"): 100.0, (0.1, "two stages"): 80.0}
+    rows = [
+        {"method": name, "length": 4096, "keep_ratio": keep_ratio, "number": number, "ttft_ms": took * (1 + number)}
+        | {"chunks": [512] * 8 if keep_ratio == 1 else [410], "settings": {"chunked_prefill_size": 512}}
+        for number in range(3)
+        for (keep_ratio, name), took in ms.items()
+    ]
+    lines = [line.strip("| ").split(" | ") for line in pipeline.table(rows).splitlines()[2:]]
+    assert [line[:3] for line in lines] == [
+        ["4096", "dense", "one stage"],
+        ["4096", "dense", "two stages"],
+        ["4096", "0.1", "one stage"],
+        ["4096", "0.1", "two stages"],
+    ]
+    assert [line[4:6] for line in lines] == [
+        ["1.00 [1.00, 1.00]", "1.00 [1.00, 1.00]"],
+        ["2.00 [2.00, 2.00]", "1.00 [1.00, 1.00]"],
+        ["1.00 [1.00, 1.00]", "8.00 [8.00, 8.00]"],
+        ["1.25 [1.25, 1.25]", "5.00 [5.00, 5.00]"],
+    ]
+    assert lines[3][6] == "410"
