@@ -10,7 +10,6 @@ import psutil
 from benchmarks import launch
 from benchmarks.speed import pairs
 
-
 DUMMY = ("--load-format", "dummy")
 
 

@@ -48,6 +48,7 @@ ARCHITECTURES = {"--dllm-algorithm": "SDARForCausalLM", "--encoder-only": "Qwen2
 
 # options that SGLang's own check refuses before ours could: only their resolution is SGLang's here
 REFUSED_BY_SGLANG = {
+    "--pp-size": "it knows stages with EAGLE only, whose head is not at hand",
     "--enable-hisparse": "needs a model with DSA, whose resolution needs a GPU",
 }
 
