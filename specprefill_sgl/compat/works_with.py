@@ -159,3 +159,13 @@ def working(server_args: Any) -> list[Row]:
 
     args = resolving_view(server_args)
     return [row for row in _WORKING if row.is_on(args)]
+
+
+def markdown() -> str:
+    """The rows of what works, as the README has them."""
+    rows = (f"| {_code(row.option)} | {row.status} | {row.note} |" for row in _WORKING)
+    return "\n".join(("| SGLang's option | how far | |", "|---|---|---|", *rows))
+
+
+def _code(option: str) -> str:
+    return f"`{option}`" if option.startswith("-") else option
