@@ -63,8 +63,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--enable-mis", lambda a: a.enable_mis, "it rewrites positions"),
     ("--dllm-algorithm", lambda a: a.dllm_algorithm is not None, "diffusion models do not prefill causally"),
     ("--enable-hisparse", lambda a: a.enable_hisparse, "it reads positions as KV indices"),
-    ("--enable-hierarchical-cache", lambda a: a.enable_hierarchical_cache, "coded token ids are not tested with it"),
-    ("--hicache-storage-backend", lambda a: a.hicache_storage_backend is not None, "it hashes token ids as 32 bits"),
     ("--enable-unified-cache-external-linker", lambda a: a.enable_unified_cache_external_linker, "it sees token ids"),
     ("--kv-events-config", lambda a: a.kv_events_config is not None, "it publishes token ids"),
     ("--enable-lmcache", lambda a: a.enable_lmcache, "it hashes token ids"),

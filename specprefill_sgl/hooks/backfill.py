@@ -28,6 +28,7 @@ from specprefill_sgl.hooks.readmission import (
     queue_room,
     reserved_tokens,
     retract,
+    wait_again,
 )
 from specprefill_sgl.request.state import sparse_state_of
 from specprefill_sgl.stage.stage import Stage
@@ -106,11 +107,12 @@ def _may_switch(scheduler: Any, running_batch: Any, job: Job) -> bool:
 
 def _switch(scheduler: Any, stage: Stage, running_batch: Any, req: Any, ids: array, *, place: int) -> None:
     """To the plain ids, for good."""
-    retract(scheduler, running_batch, req, place)
+    retract(running_batch, req)
     state = sparse_state_of(req)
     assert state is not None
     state.backfill(len(req.output_ids))
     replace_ids(req, ids)
+    wait_again(scheduler, req, place)
     drop_turn(scheduler, req)
     if stage.after_snapshot:
         open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, stage))))

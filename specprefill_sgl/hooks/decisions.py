@@ -109,13 +109,17 @@ def in_context(scheduler: Any, req: Any, stage: Stage, waiting: int) -> Prompt:
 
 
 def cached_tokens(scheduler: Any, ids: array, namespace: tuple) -> int:
-    """Leading ids, plain or coded, that SGLang's radix cache holds; never the last one of all."""
+    """Leading ids, plain or coded, that SGLang's radix cache holds; never the last one of all.
+
+    What lies in host memory counts: SGLang loads it back before it prefills the rest.
+    """
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
     from sglang.srt.mem_cache.radix_cache import RadixKey
 
     extra_key, cache_salt = namespace
     key = RadixKey(ids, extra_key, limit=len(ids) - 1, cache_salt=cache_salt)
-    return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
+    found = scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key))
+    return found.device_prefix_len + found.host_hit_length
 
 
 def never_cached(scheduler: Any, stage: Stage) -> int:
@@ -126,7 +130,15 @@ def never_cached(scheduler: Any, stage: Stage) -> int:
 
 
 def decide(scheduler: Any, req: Any, outcome: Outcome) -> None:
-    """Record the outcome and, if tokens are dropped, make the request's prompt the skip-coded kept tokens."""
+    """Record the outcome and, if tokens are dropped, make the request's prompt the skip-coded kept tokens.
+
+    Then SGLang may look for its KV in a storage (`hooks.storage`).
+    """
+    _record(scheduler, req, outcome)
+    scheduler._prefetch_kvcache(req)
+
+
+def _record(scheduler: Any, req: Any, outcome: Outcome) -> None:
     state = state_of(req)
     assert state is not None
     if state.prompt_tokens != len(req.origin_input_ids):  # an abort replaced the prompt while it was drafted

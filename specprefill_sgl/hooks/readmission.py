@@ -82,12 +82,16 @@ def _to_come(req: Any) -> int:
     return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), _CLIP)
 
 
-def retract(scheduler: Any, running_batch: Any, req: Any, place: int) -> None:
-    """As SGLang does when its pool is full, to this place in the queue."""
+def retract(running_batch: Any, req: Any) -> None:
+    """Out of the batch, as SGLang does when its pool is full; it is nowhere until it waits again."""
     index = next(at for at, one in enumerate(running_batch.reqs) if one is req)
     running_batch.release_req(index, 0)
     running_batch.filter_batch(keep_indices=[at for at in range(len(running_batch.reqs)) if at != index])
     running_batch.batch_is_full = False
+
+
+def wait_again(scheduler: Any, req: Any, place: int) -> None:
+    """To this place in the queue, with the ids it is to be prefilled with: SGLang looks for their KV in a storage."""
     scheduler._add_request_to_queue(req, is_retracted=True)
     queue = scheduler.waiting_queue
     queue.insert(place, queue.pop())

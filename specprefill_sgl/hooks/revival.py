@@ -13,7 +13,16 @@ import numpy as np
 from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.decisions import code, prompt_of
 from specprefill_sgl.hooks.internal_state import metrics_of
-from specprefill_sgl.hooks.readmission import comes_first, has_room, has_spoken, may_go_back, others_return, queue_room, retract
+from specprefill_sgl.hooks.readmission import (
+    comes_first,
+    has_room,
+    has_spoken,
+    may_go_back,
+    others_return,
+    queue_room,
+    retract,
+    wait_again,
+)
 from specprefill_sgl.hooks.streams import forward_stream
 from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.request.options import given
@@ -66,8 +75,9 @@ def revive(scheduler: Any, stage: Stage, running_batch: Any) -> list[Any]:
         _wait(state, stage, len(req.output_ids), one)
         metrics_of(scheduler).reconsidered(one.outcome, 0 if one.positions is None else len(one.positions) - len(state.kept))
         if one.positions is not None:
-            retract(scheduler, running_batch, req, place=len(back))
+            retract(running_batch, req)
             _replace(scheduler, stage, req, turns[id(req)], one.positions)
+            wait_again(scheduler, req, place=len(back))
             back.append(req)
     return back
 

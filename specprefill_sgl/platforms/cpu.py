@@ -54,6 +54,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
     def init_backend(self) -> None:
         """Called in each worker before models are built."""
         from specprefill_sgl.platforms import (
+            host_cache,
             torch_attention,
             torch_convolution,
             torch_device,
@@ -67,6 +68,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         )
 
         for part in (
+            host_cache,
             torch_attention,
             torch_convolution,
             torch_device,

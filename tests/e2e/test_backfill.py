@@ -11,7 +11,7 @@ import requests
 
 from tests.support import reference
 from tests.support.faults import serve_with_faults
-from tests.support.server import sparse_options
+from tests.support.server import host_cache_options, sparse_options
 from tests.support.streams import Stream, until
 from tests.support.tiny_models import EOS, prompt_ids
 
@@ -28,6 +28,7 @@ SERVERS = {
     "two ranks": ("llama", ["--tp", "2"]),
     "mixed chunks, pages": ("llama", ["--enable-mixed-chunk", "--page-size", "16"]),
     "retracted, preempted": ("llama", ["--enable-priority-scheduling", "--max-running-requests", "3"]),
+    "host cache": ("llama", ["--max-total-tokens", "6000", *host_cache_options("files")]),
     "crowded": ("llama", ["--max-running-requests", "3", "--max-total-tokens", "6000"]),
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "overlap"]

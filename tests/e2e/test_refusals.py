@@ -51,7 +51,7 @@ def _no_weights(folder):
         (sparse_options("/no/such/draft"), "--spec-prefill-draft-model-path /no/such/draft does not exist"),
         (sparse_options("DRAFT", keep_ratio=1.5), "--spec-prefill-keep-ratio must be in (0, 1], got 1.5"),
         (sparse_options("DRAFT", keep_ratio=0), "--spec-prefill-keep-ratio must be in (0, 1], got 0"),
-        ([*sparse_options("DRAFT"), "--enable-hierarchical-cache"], "--enable-hierarchical-cache"),
+        ([*sparse_options("DRAFT"), "--radix-cache-backend", "other"], "--radix-cache-backend"),
         pytest.param(  # what tests/unit/test_refused_early_layers.py shows without a process
             sparse_options(None, method="early-layers", layers=3),
             "--spec-prefill-layers must be less than the target's 3, got 3",

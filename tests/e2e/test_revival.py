@@ -9,7 +9,7 @@ import pytest
 from tests.support import best_reference, reference, revival_reference
 from tests.support.families import FAMILIES
 from tests.support.faults import serve_with_faults
-from tests.support.server import serve, sparse_options
+from tests.support.server import host_cache_options, serve, sparse_options
 from tests.support.streams import Stream, until
 from tests.support.tiny_models import EOS, prompt_ids
 
@@ -33,6 +33,8 @@ SERVERS = {
     "retracted, preempted": ("llama", ["--enable-priority-scheduling", "--max-running-requests", "3"]),
     # the reader forgets prompts while they are answered, and a returning request finds others waiting
     "crowded": ("llama", ["--max-running-requests", "3", *sparse_options(None, draft_max_tokens=1400)[1:]]),
+    # the device loses what the host keeps, and what is to be prefilled again is looked for in files
+    "host cache": ("llama", ["--max-total-tokens", "3000", *host_cache_options("files")]),
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "overlap"]
 

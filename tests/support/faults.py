@@ -1,4 +1,4 @@
-"""A throw-away SGLang plugin that makes a real server's draft fail or dawdle, or all its prompts' hashes collide."""
+"""A throw-away SGLang plugin that makes a real server's draft fail or dawdle, its prompts' hashes collide, or undoes a hook."""
 
 import contextlib
 from collections.abc import Iterator
@@ -75,6 +75,19 @@ def register():
 
     scheduler.revive, scheduler.make_exact = at_once, exact_at_once
     PromptGroup._look_ahead, ModelPass.votes, ModelPass.joined = failing_look_ahead, failing_votes, failing_joined
+
+    from specprefill_sgl.hooks import storage
+
+    waits, arrived = storage.waits, set()
+
+    def not_at_arrival(req):
+        if not on("prefetch_at_arrival"):
+            return waits(req)
+        is_known = req.rid in arrived
+        arrived.add(req.rid)
+        return is_known
+
+    storage.waits = not_at_arrival
 """
 
 

@@ -1,5 +1,6 @@
 """Thirty-two mixed requests that a server answers beside any option as without it, and gives back what they held."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,8 +23,16 @@ class Said(NamedTuple):
     positions: list[int]
 
 
-def ask_mixture(server: Server, lengths: tuple[int, ...] = LENGTHS, new_tokens: int = 10, workers: int = 12) -> dict[str, Said]:
+def ask_mixture(
+    server: Server,
+    lengths: tuple[int, ...] = LENGTHS,
+    new_tokens: int = 10,
+    workers: int = 12,
+    between: Callable[[], object] = lambda: None,
+) -> dict[str, Said]:
     """Ten dense and ten sparse requests at once beside four that are aborted; then four again, and four second turns.
+
+    What is `between` happens before these eight.
 
     Every prompt begins with tokens of its own, so that what is found in caches does not depend on who was first.
     """
@@ -54,6 +63,7 @@ def ask_mixture(server: Server, lengths: tuple[int, ...] = LENGTHS, new_tokens: 
     for stream in aborted:
         stream.join()
         assert stream.last is None or stream.last["meta_info"]["finish_reason"]["type"] == "abort"
+    between()
     again = {f"{at} again": first[f"{at}"] for at in (0, 1, 3, 5)}
     for at in (2, 7, 9, 11):
         ids, custom = first[f"{at}"]

@@ -1,6 +1,7 @@
 """Real SGLang servers for the tests: what they serve with, and the requests tests make."""
 
 import contextlib
+import json
 import os
 import subprocess
 import tempfile
@@ -77,6 +78,20 @@ def command(target: Path, *options: str) -> list[str]:
 def sparse_options(draft: Path | None, **options: object) -> list[str]:
     """`--spec-prefill` with every prompt of 16 tokens or more eligible and the paper's selection, unless said otherwise."""
     return launch.sparse_flags(draft, **{"min_tokens": 16, "selection": "paper", **options})
+
+
+def host_cache_options(files: str | None = None) -> list[str]:
+    """HiCache: a host pool eight times the device's, as the CPU platform can copy to it; behind it files, if a folder is given.
+
+    Of them it fetches from 64 tokens on, and admission waits until all is there. Servers run in the folder of their log.
+    """
+    options = ["--enable-hierarchical-cache", "--hicache-ratio", "8"]
+    options += ["--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"]
+    if files is not None:
+        settings = json.dumps({"prefetch_threshold": 64, "file_storage_path": files})
+        options += ["--hicache-storage-backend", "file", "--hicache-storage-backend-extra-config", settings]
+        options += ["--hicache-storage-prefetch-policy", "wait_complete"]
+    return options
 
 
 @contextlib.contextmanager

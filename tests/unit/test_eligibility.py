@@ -65,9 +65,13 @@ def test_bad_fields_from_an_unchecked_front_end_abort_the_request(req):
     req.sampling_params.custom_params = {"spec_prefill_keep_ratio": 7}
     from sglang.srt.runtime_context import get_parallel
 
-    scheduler = SimpleNamespace(metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=False))
+    fetched: list = []
+    scheduler = SimpleNamespace(
+        metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=False), _prefetch_kvcache=fetched.append
+    )
     with get_parallel().override(tp_rank=0):
         draft = SimpleNamespace(adapted=lambda rule: rule)
         decisions.see(scheduler, req, SimpleNamespace(config=CONFIG, methods={"draft": draft}, may_revive=False))
     assert "spec_prefill_keep_ratio" in req.to_finish.message
     assert state_of(req).outcome.reason == "aborted"
+    assert fetched == [req]

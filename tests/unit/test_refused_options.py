@@ -22,11 +22,6 @@ COMMAND_LINES = {
     "--enable-mis": ["--enable-mis --attention-backend flashinfer"],
     "--dllm-algorithm": ["--dllm-algorithm LowConfidence"],
     "--enable-hisparse": ["--enable-hisparse"],
-    "--enable-hierarchical-cache": [
-        "--enable-hierarchical-cache",
-        "--enable-hierarchical-cache --hicache-storage-backend file",
-    ],
-    "--hicache-storage-backend": ["--hicache-storage-backend file"],
     "--enable-unified-cache-external-linker": ["--enable-unified-cache-external-linker"],
     "--kv-events-config": ['--kv-events-config {"publisher":"zmq"}'],
     "--enable-lmcache": ["--enable-lmcache"],
@@ -55,7 +50,17 @@ REFUSED_BY_SGLANG = {
 
 _SPECULATION_ROWS = [row for row in options._REJECTED_OPTIONS if row[0].startswith("--speculative-algorithm")]
 _OTHER_ROWS = [row for row in options._REJECTED_OPTIONS if row not in _SPECULATION_ROWS]
-_ACCEPTED = ("", "--tp 2", "--dp 2", "--pp-size 2", "--enable-mixed-chunk", "--disable-radix-cache", "--tokenizer-worker-num 2")
+_ACCEPTED = (
+    "",
+    "--tp 2",
+    "--dp 2",
+    "--pp-size 2",
+    "--enable-mixed-chunk",
+    "--disable-radix-cache",
+    "--tokenizer-worker-num 2",
+    "--enable-hierarchical-cache",
+    "--enable-hierarchical-cache --hicache-storage-backend file",
+)
 
 
 @pytest.mark.parametrize("line", _ACCEPTED)
