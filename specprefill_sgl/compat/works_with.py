@@ -73,6 +73,13 @@ _WORKING = (
         "requests that have one are dense",
         "tests/e2e/test_features.py",
     ),
+    Row(
+        "--enable-hierarchical-cache",
+        lambda a: a.enable_hierarchical_cache,
+        _CPU,
+        "one rank; what lies in host memory is kept for free",
+        "tests/e2e/test_host_cache.py",
+    ),
     Row("--enable-lora", lambda a: a.enable_lora, _NOT_RUN, "refused with --spec-prefill-method early-layers"),
     Row("--enable-metrics", lambda a: a.enable_metrics, _CPU, "", "tests/e2e/test_observability.py"),
     Row("--enable-mixed-chunk", lambda a: a.enable_mixed_chunk, _CPU, "", "tests/e2e/test_scheduling.py"),
@@ -103,6 +110,13 @@ _WORKING = (
         _CPU,
         "a constrained request is drafted once it has its grammar",
         "tests/e2e/test_features.py",
+    ),
+    Row(
+        "--hicache-storage-backend",
+        lambda a: a.hicache_storage_backend is not None,
+        _CPU,
+        "files; other storages share their code and were not run",
+        "tests/e2e/test_host_cache.py",
     ),
     Row(
         "--max-queued-requests",

@@ -35,3 +35,4 @@ def _repeat(scheduler: Any, req: Any, event: Event) -> None:
             state.decide(event.outcome)
             if state.is_sparse:
                 code(req, req.origin_input_ids, state.kept)
+            scheduler._prefetch_kvcache(req)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from specprefill_sgl.hooks.setup import stage_of
+from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.request.state import state_of
 
 
@@ -12,7 +12,7 @@ def prefetch(original: Callable, scheduler: Any, req: Any, *args: Any, **kwargs:
 
     Its admission, which may be in the same iteration, waits for what is on its way, as that of a new arrival does.
     """
-    if stage_of(scheduler) is not None and waits(req):
+    if config_of(scheduler.server_args) is not None and waits(req):
         return None
     return original(scheduler, req, *args, **kwargs)
 
