@@ -73,6 +73,7 @@ HOOKS = (
         ("self", "prefill_delayer_single_pass", "running_batch"),
     ),
     Hook(f"{_SCHEDULER}._release_aborted_request", "AFTER", "scheduler:forget", ("self", "req")),
+    Hook(f"{_SCHEDULER}.init_kv_events_publisher", "AFTER", "kv_events:announce_plain_blocks", ("self",)),
     Hook(f"{_SCHEDULER}._prefetch_kvcache", "AROUND", "storage:prefetch", ("self", "req")),
     Hook(f"{_SCHEDULER}.flush_cache", "AROUND", "flush:flush", ("self", "empty_cache")),
     Hook(f"{_SCHEDULER}.get_internal_state", "AFTER", "internal_state:add_internal_state", ("self", "recv_req")),

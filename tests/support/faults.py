@@ -88,6 +88,11 @@ def register():
         return is_known
 
     storage.waits = not_at_arrival
+
+    from specprefill_sgl.hooks.kv_events import PlainBlocks
+
+    of = PlainBlocks.of
+    PlainBlocks.of = lambda self, events: events if on("announce_all") else of(self, events)
 """
 
 

@@ -23,12 +23,10 @@ COMMAND_LINES = {
     "--dllm-algorithm": ["--dllm-algorithm LowConfidence"],
     "--enable-hisparse": ["--enable-hisparse"],
     "--enable-unified-cache-external-linker": ["--enable-unified-cache-external-linker"],
-    "--kv-events-config": ['--kv-events-config {"publisher":"zmq"}'],
     "--enable-lmcache": ["--enable-lmcache"],
     "--enable-flexkv": ["--enable-flexkv"],
     "--radix-cache-backend": ["--radix-cache-backend other"],
     "--kv-canary": ["--kv-canary log", "--kv-canary raise"],
-    "--enable-streaming-session": ["--enable-streaming-session"],
     "--enable-pdmux": ["--enable-pdmux --chunked-prefill-size -1 --disable-overlap-schedule"],
     "--elastic-ep-backend": ["--elastic-ep-backend mooncake"],
     "--enable-memory-saver": ["--enable-memory-saver"],
@@ -60,6 +58,8 @@ _ACCEPTED = (
     "--tokenizer-worker-num 2",
     "--enable-hierarchical-cache",
     "--enable-hierarchical-cache --hicache-storage-backend file",
+    '--kv-events-config {"publisher":"zmq"}',
+    "--enable-streaming-session",
 )
 
 
