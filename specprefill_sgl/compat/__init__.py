@@ -5,6 +5,7 @@ from specprefill_sgl.compat.models import (
     cannot_resume,
     check_draft,
     check_first_layers,
+    check_handover,
     check_target,
     draft_attention_backend,
     draft_model_config,
@@ -25,6 +26,7 @@ from specprefill_sgl.compat.options import (
     check_server_options,
     check_version,
     is_tested,
+    reads_prompts,
     refusals,
 )
 from specprefill_sgl.compat.works_with import Row, Status, table, working
@@ -41,6 +43,7 @@ __all__ = [
     "cannot_use",
     "check_draft",
     "check_first_layers",
+    "check_handover",
     "check_server_options",
     "check_target",
     "check_version",
@@ -53,6 +56,7 @@ __all__ = [
     "is_tested",
     "key_dim",
     "never_run",
+    "reads_prompts",
     "refusals",
     "table",
     "target_model_config",

@@ -165,6 +165,22 @@ def check_first_layers(model: Any) -> None:
             raise ConfigError(f"--spec-prefill-method early-layers cannot read with this target: {why}.")
 
 
+def check_handover(server_args: Any, model: Any) -> None:
+    """Refuse a target, a ModelConfig, of which a prefill server hands over more than the KV of tokens.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the option and the reason.
+    """
+    for holds, why in _REFUSED_HANDOVERS if server_args.disaggregation_mode != "null" else ():
+        if holds(model):
+            raise ConfigError(
+                f"--spec-prefill with --disaggregation-mode {server_args.disaggregation_mode} cannot serve this target model "
+                f"(--model-path): {why}."
+            )
+
+
 def _refuse(model: Any, role: str, reasons: tuple[tuple[Callable[[Any], bool], str], ...]) -> None:
     for holds, why in reasons:
         if holds(model):
@@ -231,6 +247,13 @@ _REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 _REFUSED_DRAFTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_sparse, "a sparse index sees what it chose only, so it cannot score a prompt"),
+)
+
+# What SGLang transfers beside KV lies where the decode side expects it by the prompt's length, not by the kept tokens.
+_REFUSED_HANDOVERS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda model: hybrid_config(model) is not None, "recurrent states are handed over in a way that was not tested"),
+    (lambda model: bool(model.is_hybrid_swa), "the end of a sliding window is handed over by the prompt's length"),
+    (_is_sparse, "a sparse index is handed over by the prompt's length"),
 )
 
 # (flag, whether it is on once SGLang has resolved all flags, why a target's first layers cannot run beside it)

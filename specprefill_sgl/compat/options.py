@@ -47,7 +47,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda a: a.speculative_algorithm not in (None, *_SPECULATION, *_UNMEASURED_SPECULATION),
         f"known are {', '.join(_SPECULATION)}",
     ),
-    ("--disaggregation-mode", lambda a: a.disaggregation_mode != "null", "the decode side does not know the positions"),
     (
         "--attn-dp-size (--enable-dp-attention)",  # SGLang resolves the older flag into the newer
         lambda a: a.attn_dp_size > 1,
@@ -77,6 +76,40 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--smg-grpc-mode", lambda a: a.smg_grpc_mode, "its front end does not check request fields"),
 )  # fmt: skip
 
+# the same beside --disaggregation-mode
+_REJECTED_BESIDE_DISAGGREGATION: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("--speculative-algorithm", lambda a: a.speculative_algorithm is not None, "what its drafts read was not tried"),
+    ("--pp-size", lambda a: a.pp_size > 1, "stages hand over their own layers, which was not tried"),
+    ("--attn-dp-size (--enable-dp-attention)", lambda a: a.attn_dp_size > 1, "it was not tried"),
+    ("--enable-hierarchical-cache", lambda a: a.enable_hierarchical_cache, "it was not tried"),
+    (
+        "--disaggregation-decode-enable-radix-cache",
+        lambda a: a.disaggregation_decode_enable_radix_cache,
+        "the decode side does not know which tokens it got",
+    ),
+    (
+        "--disaggregation-decode-enable-offload-kvcache",
+        lambda a: a.disaggregation_decode_enable_offload_kvcache,
+        "the decode side does not know which tokens it got",
+    ),
+    (
+        "--disaggregation-decode-host-receive-threshold",
+        lambda a: a.disaggregation_decode_host_receive_threshold < 1,
+        "host memory is taken and given back by the prompt's length",
+    ),
+    ("--enable-pd-role-switch", lambda a: a.enable_pd_role_switch, "the decode side has nobody who reads prompts"),
+    (
+        "--kv-cache-dtype mxfp8",
+        lambda a: a.kv_cache_dtype == "mxfp8",
+        "the scales of its blocks are handed over by the prompt's length",
+    ),
+    (
+        "SGLANG_DISAGG_STAGING_BUFFER",
+        lambda _: _has_staging_buffer(),
+        "the decode side prepares for the prompt's length",
+    ),
+)
+
 _REJECTED_ENVIRONMENT = {
     "SGLANG_RUST_SERVER": "the Rust front end loads no plugins",
     "SGLANG_USE_HND_KVCACHE": "it stores keys page by page, which scoring does not read",
@@ -99,6 +132,8 @@ def refused_options() -> Iterator[tuple[str, Callable[[Any], bool], str]]:
     from sglang.srt.environ import envs
 
     yield from _REJECTED_OPTIONS
+    for name, is_on, why in _REJECTED_BESIDE_DISAGGREGATION:
+        yield f"{name} with --disaggregation-mode", partial(_beside_disaggregation, is_on), why
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
         for backend in sorted(_UNSUPPORTED_BACKENDS):
             yield (
@@ -110,6 +145,16 @@ def refused_options() -> Iterator[tuple[str, Callable[[Any], bool], str]]:
         yield name, partial(_is_set, getattr(envs, name)), why
     why = "the workers of --tokenizer-worker-num would import an app that loads no plugins"
     yield envs.SGLANG_HTTP_SERVER_APP_PATH.name, _has_another_app, why
+
+
+def _beside_disaggregation(is_on: Callable[[Any], bool], args: Any) -> bool:
+    return args.disaggregation_mode != "null" and is_on(args)
+
+
+def _has_staging_buffer() -> bool:
+    from sglang.srt.environ import envs
+
+    return bool(envs.SGLANG_DISAGG_STAGING_BUFFER.get())
 
 
 def _is_backend(name: str, backend: str, args: Any) -> bool:
@@ -147,8 +192,16 @@ def check_server_options(server_args: Any) -> None:
         raise ConfigError(sentence)
 
 
+def reads_prompts(server_args: Any) -> bool:
+    """Whether a server prefills: the decode side of a disaggregated pair gets prompts prefilled."""
+    return server_args.disaggregation_mode != "decode"
+
+
 def cannot_use(settings: Any, server_args: Any) -> Iterator[tuple[str, str, str]]:
     """Of a configuration's or a request's settings those that can never work on a server: field, the server's option, why."""
+    if (mode := server_args.disaggregation_mode) != "null":
+        for name in needs_radix_cache(settings):
+            yield name, f"--disaggregation-mode {mode}", "what is dropped cannot return to the decode side"
     if server_args.disable_radix_cache:
         for name in needs_radix_cache(settings):
             yield name, "--disable-radix-cache", "prompts would be computed anew"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from specprefill_sgl.config import ConfigError
 
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_DISAGGREGATION = "sglang.srt.disaggregation"
 _OPENAI = "sglang.srt.entrypoints.openai"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
@@ -108,6 +109,15 @@ HOOKS = (
         "report:report",
         ("self", "req"),
     ),
+    Hook(f"{_DISAGGREGATION}.utils.MetadataBuffers.set_buf", "AFTER", "prefill_side:hand_over", ("self", "req")),
+    Hook(
+        f"{_DISAGGREGATION}.decode.DecodeTransferQueue._commit_transfer_to_req",
+        "AROUND",
+        "decode_side:take_over",
+        ("self", "decode_req"),
+    ),
+    Hook(f"{_DISAGGREGATION}.decode.DecodePreallocQueue.hold_rebootstrap", "BEFORE", "decode_side:go_dense", ("self", "req")),
+    Hook("sglang.srt.managers.schedule_batch.Req.build_rebootstrap_payload", "AFTER", "decode_side:ask_dense", ("self",)),
 )
 
 

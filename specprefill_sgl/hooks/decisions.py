@@ -11,6 +11,7 @@ from specprefill_sgl.hooks.answers import open_turns
 from specprefill_sgl.hooks.backfill_jobs import plan
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.pipeline import Decided, Looked, Seen, tell
+from specprefill_sgl.hooks.prefill_side import announce
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.request import backlog, skipcode
 from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
@@ -156,6 +157,7 @@ def _record(scheduler: Any, req: Any, outcome: Outcome) -> None:
     open_turns(scheduler).append((req, stage.remember(prompt_of(req, stage), outcome)))
     plan(scheduler, req, stage)
     code(req, req.origin_input_ids, outcome.positions)
+    announce(scheduler, req)
 
 
 def code(req: Any, ids: array, positions: np.ndarray) -> None:

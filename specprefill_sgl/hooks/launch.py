@@ -71,8 +71,9 @@ def attach_flags(server_args: Any, _cls: type, args: argparse.Namespace, *_args:
         resolved = config.resolve(flags)
         if resolved is not None:
             resolved = _with_the_draft_for_both(resolved, server_args)
-            registry.check(resolved)
-            vocabulary.check_draft_path(resolved)
+            registry.check(resolved, loads=compat.reads_prompts(server_args))
+            if compat.reads_prompts(server_args):
+                vocabulary.check_draft_path(resolved)
         setattr(server_args, _ATTRIBUTE, resolved)
     except ConfigError as error:
         _exit(error)
@@ -123,12 +124,13 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
 
     verify()
     compat.check_version()
-    registry.check(resolved)
+    registry.check(resolved, loads=compat.reads_prompts(server_args))
     compat.check_server_options(server_args)
     target = compat.target_model_config(server_args)
     compat.check_target(target)
+    compat.check_handover(server_args, target)
     forgetful = registry.check_at_start(resolved, server_args, target)
-    files = [os.path.expanduser(path) for path in resolved.heads]
+    files = [os.path.expanduser(path) for path in resolved.heads] if compat.reads_prompts(server_args) else []
     calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
     return msgspec.structs.replace(resolved, calibrated=calibrated, forgetful=forgetful)
 

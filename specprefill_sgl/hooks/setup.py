@@ -45,6 +45,8 @@ def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
     ranks = Ranks(get_parallel().tp_group)
     methods = registry.load(config, scheduler, ranks, chunk_tokens)
+    if not methods:
+        return
     if compat.never_run(scheduler.model_config):
         logger.warning("--spec-prefill: sparse attention under Speculative Prefill was read, never run: check its answers.")
     window = scheduler.tp_worker.model_runner.sliding_window_size or 0

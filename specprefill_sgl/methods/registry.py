@@ -48,8 +48,8 @@ METHODS: dict[str, Entry] = {
 }
 
 
-def check(config: SpecPrefillConfig) -> None:
-    """Refuse unknown methods, a method without what it needs, and flags that no method reads.
+def check(config: SpecPrefillConfig, *, loads: bool = True) -> None:
+    """Refuse unknown methods, a method that is loaded without what it needs, and flags that no method reads.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def check(config: SpecPrefillConfig) -> None:
     for name in config.method:
         if name not in METHODS:
             raise ConfigError(f"{wanted} {name} is unknown; known are {', '.join(METHODS)}.")
-        for field in METHODS[name].needs:
+        for field in METHODS[name].needs if loads else ():
             if getattr(config, field) is None:
                 raise ConfigError(f"{wanted} {name} needs {flag(field)}.")
     loaded = [METHODS[name] for name in config.method]
@@ -74,16 +74,21 @@ def refusals(config: SpecPrefillConfig, server_args: Any) -> Iterator[str]:
     """In the launcher: a sentence for each of the server's options that the configuration cannot be combined with."""
     for field, option, why in compat.cannot_use(config, server_args):
         yield f"{flag(field)} cannot be combined with {option}: {why}."
-    for name in config.method:
+    for name in _loaded(config, server_args):
         if (of_method := getattr(METHODS[name].code, "refusals", None)) is not None:
             yield from of_method(server_args)
+
+
+def _loaded(config: SpecPrefillConfig, server_args: Any) -> tuple[str, ...]:
+    """The methods a server loads: none where only answers are computed."""
+    return config.method if compat.reads_prompts(server_args) else ()
 
 
 def check_at_start(config: SpecPrefillConfig, server_args: Any, target: Any) -> tuple[str, ...]:
     """In the launcher: what each method refuses, beside `check`; of the others those that are `forgetful`."""
     for sentence in refusals(config, server_args):
         raise ConfigError(sentence)
-    for name in config.method:
+    for name in _loaded(config, server_args):
         METHODS[name].code.check_at_start(config, server_args, target)
     lost = forgetful(config, server_args, target)
     for name, option in lost.items():
@@ -104,23 +109,24 @@ def forgetful(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[
 
 def model_paths(config: SpecPrefillConfig, server_args: Any) -> dict[str, str]:
     """The model of each method that has one, whose heads may be calibrated."""
-    paths = {name: METHODS[name].code.model_path(config, server_args) for name in config.method}
+    paths = {name: METHODS[name].code.model_path(config, server_args) for name in _loaded(config, server_args)}
     return {name: path for name, path in paths.items() if path is not None}
 
 
 def load(config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> dict[str, Method]:
     """In a scheduler: the methods by name, in the order of `--spec-prefill-method`."""
-    return {name: METHODS[name].code.load(name, config, scheduler, ranks, chunk_tokens) for name in config.method}
+    names = _loaded(config, scheduler.server_args)
+    return {name: METHODS[name].code.load(name, config, scheduler, ranks, chunk_tokens) for name in names}
 
 
 def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[str, Planned]:
     """Without loading anything: the models of the methods that have one."""
-    makers = {name: getattr(METHODS[name].code, "planned", None) for name in config.method}
+    makers = {name: getattr(METHODS[name].code, "planned", None) for name in _loaded(config, server_args)}
     return {name: make(config, server_args, target) for name, make in makers.items() if make is not None}
 
 
 def token_readers(config: SpecPrefillConfig, server_args: Any) -> dict[str, OwnTokens]:
     """In the front end: who makes a method's own tokens of a prompt, for methods that do not read the target's."""
-    makers = {name: getattr(METHODS[name].code, "token_reader", None) for name in config.method}
+    makers = {name: getattr(METHODS[name].code, "token_reader", None) for name in _loaded(config, server_args)}
     made = {name: make(config, server_args) for name, make in makers.items() if make is not None}
     return {name: reader for name, reader in made.items() if reader is not None}

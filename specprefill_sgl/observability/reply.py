@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from specprefill_sgl.request.prompts import Outcome
 from specprefill_sgl.request.state import PromptState
 
 KEY = "spec_prefill"
@@ -19,7 +20,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     """
     outcome = state.outcome
     assert outcome is not None
-    applied = outcome.positions is not None
+    applied = outcome.reason is None
     kept_tokens = state.prompt_tokens - state.delta
     reply: dict[str, Any] = {
         "applied": applied,
@@ -40,12 +41,21 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     }
     if final:
         reply |= {"asked_after": state.asked, "revived_after": [said for said, _ in state.revived]}
-    if final and state.options.return_positions:
+    return reply | _lists(state, outcome) if final else reply
+
+
+def _lists(state: PromptState, outcome: Outcome) -> dict[str, Any]:
+    """What a request asked to see; null where another server has it."""
+    options, lists = state.options, {}
+    wanted = {"positions": options.return_positions, "scores": options.return_scores, "votes": options.return_votes}
+    if outcome.elsewhere:
+        return dict.fromkeys(name for name, is_wanted in wanted.items() if is_wanted)
+    if options.return_positions:
         kept = outcome.positions
-        reply["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))
-    if final and state.options.return_scores and outcome.scores is not None:
-        reply["scores"], reply["chunk_size"] = outcome.scores.tolist(), state.rule.chunk_size
-    if final and state.options.return_votes and outcome.votes is not None:
+        lists["positions"] = kept.tolist() if kept is not None else list(range(state.prompt_tokens))
+    if options.return_scores and outcome.scores is not None:
+        lists |= {"scores": outcome.scores.tolist(), "chunk_size": state.rule.chunk_size}
+    if options.return_votes and outcome.votes is not None:
         votes = outcome.votes
-        reply["votes"] = {"tokens": votes.tokens, "positions": votes.positions, "chunks": votes.chunks.tolist()}
-    return reply
+        lists["votes"] = {"tokens": votes.tokens, "positions": votes.positions, "chunks": votes.chunks.tolist()}
+    return lists

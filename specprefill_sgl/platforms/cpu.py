@@ -55,6 +55,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """Called in each worker before models are built."""
         from specprefill_sgl.platforms import (
             host_cache,
+            host_transfer,
             torch_attention,
             torch_convolution,
             torch_device,
@@ -69,6 +70,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         for part in (
             host_cache,
+            host_transfer,
             torch_attention,
             torch_convolution,
             torch_device,

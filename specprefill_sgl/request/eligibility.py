@@ -23,6 +23,10 @@ DRAFT_POOL = "exceeds_draft_pool"
 DRAFT_VOCABULARY = "token_outside_draft_vocabulary"
 DRAFT_TEXT = "no_text_for_the_draft"
 DRAFT_ERROR = "draft_error"
+REASONS = (
+    *(OPTED_OUT, TOO_SHORT, MULTIMODAL, INPUT_EMBEDS, PROMPT_LOGPROBS, HIDDEN_STATES, SESSION, BEAM_SEARCH, LOGIT_PROCESSOR),
+    *(SCORING, EXPERT_TRACE, ABORTED, PREFIX_CACHED, DRAFT_CONTEXT, DRAFT_POOL, DRAFT_VOCABULARY, DRAFT_TEXT, DRAFT_ERROR),
+)
 
 
 def dense_reason(req: Any, options: RequestOptions, config: SpecPrefillConfig) -> str | None:

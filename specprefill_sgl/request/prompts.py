@@ -161,6 +161,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         What the chunks were ranked by; None where nothing was scored.
     votes : Votes or None
         Where they were asked for and something was scored.
+    elsewhere : bool
+        Whether another server decided: it alone knows positions, scores and votes (`request.handover`).
     """
 
     positions: np.ndarray | None
@@ -174,6 +176,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
+    elsewhere: bool = False
 
     def is_whole(self, prompt_tokens: int) -> bool:
         """Whether everything is kept because the budget covers it."""

@@ -73,6 +73,13 @@ class PromptState:
         if outcome.positions is not None and len(outcome.positions) < self.prompt_tokens:
             self._prefill(outcome.positions)
 
+    def take_over(self, outcome: Outcome, kept_tokens: int) -> None:
+        """Record what another server decided, which prefilled so many tokens; all that follows is offset alike."""
+        self.outcome = outcome
+        if kept_tokens < self.prompt_tokens:
+            self.delta = self.prompt_tokens - kept_tokens
+            self.offsets = np.full(kept_tokens, self.delta, dtype=np.int64)
+
     def revive(self, positions: np.ndarray, said: int) -> None:
         """Other positions, after so many output tokens: what was kept, and what returned."""
         self.revived.append((said, len(positions) - len(self.kept)))

@@ -48,3 +48,9 @@ def test_what_no_method_reads_and_what_one_lacks_is_refused(given, said):
 def test_names_are_given_once(method):
     with pytest.raises(ConfigError, match="--spec-prefill-method"):
         registry.check(resolve({"enabled": True, "draft_model_path": "d", "method": method}))
+
+
+def test_where_nothing_is_read_no_method_lacks_anything():
+    registry.check(SpecPrefillConfig(method=("draft", "early-layers")), loads=False)
+    with pytest.raises(ConfigError, match="is unknown"):
+        registry.check(SpecPrefillConfig(method=("oracle",)), loads=False)

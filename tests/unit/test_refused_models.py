@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,3 +138,28 @@ def test_prediction_heads_do_not_size_the_draft(model_config, tmp_path, pair_of)
     draft = compat.draft_model_config(config, ServerArgs(model_path="m", device="cpu", dtype="float32"), target=target)
     layers = [resolve_layer_indices(model=None, model_config=one, is_draft_worker=True) for one in (draft, target)]
     assert [one.num_effective_layers for one in layers] == [draft.num_hidden_layers, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("qwen3_5", "recurrent states are handed over"),
+        ("gpt_oss", "the end of a sliding window is handed over"),
+        ("dsa", "a sparse index is handed over"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_what_is_handed_over_by_the_prompts_length_is_refused_beside_disaggregation(model_config, model_of, name, why, mode):
+    from sglang.srt.configs.model_config import ModelConfig
+
+    model = model_config(**DSA) if name == "dsa" else ModelConfig(model_path=str(model_of(name)))
+    compat.check_handover(SimpleNamespace(disaggregation_mode="null"), model)
+    with pytest.raises(ConfigError, match=f"--disaggregation-mode {mode} cannot serve this target model .*: {why}"):
+        compat.check_handover(SimpleNamespace(disaggregation_mode=mode), model)
+
+
+def test_ordinary_attention_is_handed_over(model_config, model_of):
+    from sglang.srt.configs.model_config import ModelConfig
+
+    for model in (model_config(), ModelConfig(model_path=str(model_of("deepseek_v3")))):
+        compat.check_handover(SimpleNamespace(disaggregation_mode="prefill"), model)

@@ -6,6 +6,7 @@ SGLang rewrites options while it resolves them, so each case is a command line t
 import argparse
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -15,7 +16,6 @@ from specprefill_sgl.config import ConfigError
 # first word of a row of compat's table -> the command lines that switch it on
 COMMAND_LINES = {
     "--pp-size": ["--pp-size 2 --speculative-algorithm NGRAM"],
-    "--disaggregation-mode": ["--disaggregation-mode prefill", "--disaggregation-mode decode"],
     "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
     "--dcp-size": ["--tp 2 --dcp-size 2"],
     "--attn-cp-size": ["--tp 2 --attn-cp-size 2"],
@@ -34,6 +34,24 @@ COMMAND_LINES = {
     "--is-embedding": ["--is-embedding"],
     "--enable-watermark": ["--enable-watermark --device cuda"],
     "--smg-grpc-mode": ["--smg-grpc-mode", "--grpc-mode"],
+}
+
+# the same of what is refused beside --disaggregation-mode
+BESIDE_DISAGGREGATION = {
+    "--speculative-algorithm": "--disaggregation-mode decode --speculative-algorithm NGRAM",
+    "--pp-size": "--disaggregation-mode prefill --pp-size 2",
+    "--attn-dp-size (--enable-dp-attention)": "--disaggregation-mode prefill --tp 2 --attn-dp-size 2",
+    "--enable-hierarchical-cache": "--disaggregation-mode prefill --enable-hierarchical-cache",
+    "--disaggregation-decode-enable-radix-cache": "--disaggregation-mode decode --disaggregation-decode-enable-radix-cache",
+    "--disaggregation-decode-enable-offload-kvcache": (
+        "--disaggregation-mode decode --disaggregation-decode-enable-offload-kvcache --hicache-storage-backend file"
+    ),
+    "--disaggregation-decode-host-receive-threshold": (
+        "--disaggregation-mode decode --disaggregation-decode-host-receive-threshold 0.5"
+    ),
+    "--enable-pd-role-switch": "--disaggregation-mode decode --enable-pd-role-switch",
+    "--kv-cache-dtype mxfp8": "--disaggregation-mode prefill --kv-cache-dtype mxfp8",
+    "SGLANG_DISAGG_STAGING_BUFFER": "--disaggregation-mode prefill --chunked-prefill-size 512",
 }
 
 # options that SGLang resolves for some architectures only
@@ -60,6 +78,9 @@ _ACCEPTED = (
     "--enable-hierarchical-cache --hicache-storage-backend file",
     '--kv-events-config {"publisher":"zmq"}',
     "--enable-streaming-session",
+    "--disaggregation-mode prefill",
+    "--disaggregation-mode decode",
+    "--disaggregation-mode prefill --tp 2 --page-size 16",
 )
 
 
@@ -77,6 +98,18 @@ def test_each_option_is_refused_by_name(resolved, name, line):
     flag = _flag(name)
     server_args = resolved(line, architecture=ARCHITECTURES.get(flag), check=flag not in REFUSED_BY_SGLANG)
     with pytest.raises(ConfigError, match=re.escape(f"--spec-prefill cannot be combined with {name}:")):
+        options.check_server_options(server_args)
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in options._REJECTED_BESIDE_DISAGGREGATION])
+def test_each_option_is_refused_beside_disaggregation(resolved, monkeypatch, name):
+    monkeypatch.setattr(options, "_REJECTED_OPTIONS", ())
+    if name == "SGLANG_DISAGG_STAGING_BUFFER":
+        monkeypatch.setenv(name, "1")
+    if name == "--kv-cache-dtype mxfp8":  # SGLang resolves it for some GPUs only
+        monkeypatch.setattr("sglang.srt.arg_groups.kv_cache_hook.get_platform", lambda: mock.Mock(is_blackwell=True))
+    server_args = resolved(BESIDE_DISAGGREGATION[name], check=name != "--kv-cache-dtype mxfp8")
+    with pytest.raises(ConfigError, match=re.escape(f"cannot be combined with {name} with --disaggregation-mode:")):
         options.check_server_options(server_args)
 
 

@@ -23,9 +23,8 @@ def folders(tmp_path):
 
 def _check(target, draft, *, draft_size=SIZE, how="target", skip=False):
     config = SpecPrefillConfig(draft_model_path=str(draft), draft_tokenizer=how)
-    args = SimpleNamespace(
-        tokenizer_path=None, model_path=str(target), trust_remote_code=False, revision=None, skip_tokenizer_init=skip
-    )
+    files = {"tokenizer_path": None, "model_path": str(target), "trust_remote_code": False, "revision": None}
+    args = SimpleNamespace(**files, skip_tokenizer_init=skip, disaggregation_mode="null")
     vocabulary.check_vocabulary(config, args, SimpleNamespace(vocab_size=SIZE), SimpleNamespace(vocab_size=draft_size))
     return config, args
 
