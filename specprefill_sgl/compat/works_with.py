@@ -65,6 +65,13 @@ _WORKING = (
         "every turn is selected afresh, nothing returns, nothing is backfilled",
         "tests/e2e/test_multi_turn.py",
     ),
+    Row(
+        "--disaggregation-mode",
+        lambda a: a.disaggregation_mode != "null",
+        _CPU,
+        "Mooncake over TCP; both servers need --spec-prefill, the prefill server the draft",
+        "tests/e2e/test_disaggregation.py",
+    ),
     Row("--dp-size", lambda a: a.dp_size > 1, _CPU, "a draft for each replica", "tests/e2e/test_soak.py"),
     Row(
         "--enable-custom-logit-processor",
@@ -92,6 +99,13 @@ _WORKING = (
         "tests/e2e/test_features.py",
     ),
     Row(
+        "--enable-streaming-session",
+        lambda a: a.enable_streaming_session,
+        _CPU,
+        "requests of a session are dense",
+        "tests/e2e/test_sessions_and_events.py",
+    ),
+    Row(
         "--enable-tokenizer-batch-encode",
         lambda a: a.enable_tokenizer_batch_encode,
         _CPU,
@@ -117,6 +131,13 @@ _WORKING = (
         _CPU,
         "files; other storages share their code and were not run",
         "tests/e2e/test_host_cache.py",
+    ),
+    Row(
+        "--kv-events-config",
+        lambda a: a.kv_events_config is not None,
+        _CPU,
+        "subscribers hear of the blocks that plain prompts can share",
+        "tests/e2e/test_sessions_and_events.py",
     ),
     Row(
         "--max-queued-requests",
