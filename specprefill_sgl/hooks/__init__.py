@@ -10,6 +10,7 @@ from specprefill_sgl.config import ConfigError
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _DISAGGREGATION = "sglang.srt.disaggregation"
 _OPENAI = "sglang.srt.entrypoints.openai"
+_ANTHROPIC = "sglang.srt.entrypoints.anthropic.serving.AnthropicServing"
 _TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -45,8 +46,30 @@ HOOKS = (
     Hook(
         f"{_OPENAI}.serving_chat.OpenAIServingChat._process_messages",
         "AROUND",
-        "roles:protect_messages",
+        "converted:process_messages",
         ("self", "request", "is_multimodal"),
+    ),
+    Hook(f"{_ANTHROPIC}.handle_messages", "AROUND", "converted:read_message", ("self", "request", "raw_request")),
+    Hook(
+        f"{_OPENAI}.serving_responses.OpenAIServingResponses.create_responses",
+        "AROUND",
+        "converted:read_response",
+        ("self", "request", "raw_request"),
+    ),
+    Hook(
+        f"{_OPENAI}.serving_responses.OpenAIServingResponses._make_request_with_harmony",
+        "AFTER",
+        "converted:protect_harmony",
+        ("self", "request", "prev_response"),
+    ),
+    Hook(f"{_OPENAI}.protocol.ResponsesRequest.to_sampling_params", "AFTER", "converted:hand_through", ("self",)),
+    Hook(f"{_ANTHROPIC}._generate_anthropic_stream", "AROUND", "openai:extend_message_stream", ("self",)),
+    Hook(f"{_ANTHROPIC}._convert_response", "AFTER", "openai:extend_message", ("self", "response")),
+    Hook(
+        f"{_OPENAI}.serving_responses.OpenAIServingResponses._build_response",
+        "AFTER",
+        "openai:extend_response",
+        ("request", "sampling_params"),
     ),
     Hook(f"{_TOKENIZER_MANAGER}.generate_request", "AROUND", "openai:watch_generation", ("self", "obj")),
     *(

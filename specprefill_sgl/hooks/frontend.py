@@ -42,26 +42,36 @@ async def check_openai_request(original: Any, serving: Any, request: Any, raw_re
     if raw_request is not None and raw_request.headers.get("content-type", "").startswith("application/json"):
         body = await raw_request.json()
         try:
-            if isinstance(body, dict):
-                _check_params(_without_roles(body, request), serving.tokenizer_manager.server_args)
+            check_body(body, serving.tokenizer_manager.server_args, has_roles=hasattr(request, "messages"))
         except RequestError as error:
             return serving.create_error_response(str(error), param=str(error).split()[0])
     return await original(serving, request, raw_request, *args, **kwargs)
 
 
-def _without_roles(body: dict, request: Any) -> dict:
-    """A chat body as the other routes would send it, its roles checked; they become spans when the messages are rendered."""
+def check_body(body: Any, server_args: Any, *, has_roles: bool) -> None:
+    """Refuse a body whose `custom_params` cannot be honoured; of messages roles may be protected.
+
+    Raises
+    ------
+    RequestError
+    """
+    if isinstance(body, dict):
+        _check_params(_without_roles(body) if has_roles else body, server_args)
+
+
+def _without_roles(body: dict) -> dict:
+    """A body with messages as other routes would send it, its roles checked; they become spans when it is rendered."""
     custom = body.get("custom_params")
-    if not isinstance(custom, dict) or not hasattr(request, "messages") or roles_of(custom) is None:
+    if not isinstance(custom, dict) or roles_of(custom) is None:
         return body
     others = {key: value for key, value in custom.items() if key != ROLES}
     return {**body, "custom_params": others or {PROTECT: []}}
 
 
 _NOT_JSON = re.compile(rb'"(spec_prefill\w*)"\s*:\s*(-?(?:NaN|Infinity|[\d.]+[eE]\+?\d{3,}))')
-_COMPLETIONS = ("/v1/completions", "/v1/chat/completions", "/invocations")
-_READ_IN = {"/generate": "sampling_params.custom_params", **dict.fromkeys(_COMPLETIONS, "custom_params")}
-_ELSEWHERE = "a request to /generate or an OpenAI completion route"
+_AT_TOP = ("/v1/completions", "/v1/chat/completions", "/invocations", "/v1/messages", "/v1/responses")
+_READ_IN = {"/generate": "sampling_params.custom_params", **dict.fromkeys(_AT_TOP, "custom_params")}
+_ELSEWHERE = f"a request to one of /generate, {', '.join(_AT_TOP)}"
 
 
 async def check_json(original: Any, request: Any) -> Any:

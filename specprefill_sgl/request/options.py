@@ -83,7 +83,9 @@ def parse(custom_params: Any, prompt_tokens: int | None = None, methods: Sequenc
     values: dict[str, Any] = {}
     for key in spec_prefill_keys(custom_params):
         if key == ROLES:
-            _refuse(key, "is read on /v1/chat/completions only, which has messages with roles")
+            _refuse(
+                key, "is read only where a request has messages with roles: /v1/chat/completions, /v1/messages, /v1/responses"
+            )
         if key not in _READERS:
             _refuse(key, f"is not a known field; known are {', '.join(sorted(_READERS))}")
         name, read = _READERS[key]

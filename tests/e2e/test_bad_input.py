@@ -33,28 +33,40 @@ BAD = [
     ("spec_prefill_unknown", 1),
     ("spec_prefillkeep", 1),
 ]
-ROUTES = ("/generate", "/v1/completions", "/v1/chat/completions")
+NAMED = ("--served-model-name", "m")  # of the routes one takes no other
+ROUTES = ("/generate", "/v1/completions", "/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 
 @pytest.fixture(scope="module")
 def server(pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
-    with serve(tmp_path_factory.mktemp("bad"), target, *sparse_options(draft)) as server:
+    with serve(tmp_path_factory.mktemp("bad"), target, *sparse_options(draft), *NAMED) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def switched_off(pair_of, tmp_path_factory):
     """The plugin is installed and loaded, the server was started without --spec-prefill."""
-    with serve(tmp_path_factory.mktemp("off"), pair_of("llama")[0]) as server:
+    with serve(tmp_path_factory.mktemp("off"), pair_of("llama")[0], *NAMED) as server:
         yield server
 
 
 def _body(route, custom, **fields):
     if route == "/generate":
         return {"text": "hello", "sampling_params": {"max_new_tokens": 2, "custom_params": custom}, **fields}
+    if route == "/v1/responses":
+        return {"model": "m", "input": "hello", "max_output_tokens": 4, "custom_params": custom, **fields}
     prompt = {"prompt": "hello"} if route == "/v1/completions" else {"messages": [{"role": "user", "content": "hello"}]}
     return {"model": "m", "max_tokens": 2, "custom_params": custom, **prompt, **fields}
+
+
+def _message(route, response):
+    """Of an error in the route's own form."""
+    body = response.json()
+    if route == "/v1/messages":
+        assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
+    inner = body.get("error", body)
+    return inner if isinstance(inner, str) else inner["message"]
 
 
 def _post(server, route, body):
@@ -68,7 +80,7 @@ def test_bad_fields(server, route, stream):
     for field, value in BAD:
         response = _post(server, route, _body(route, {field: value}, stream=stream))
         assert response.status_code == 400, (field, value, response.text)
-        assert field in response.text, (field, value, response.text)
+        assert field in _message(route, response), (field, value, response.text)
     assert _post(server, route, _body(route, {"spec_prefill": True})).status_code == 200
 
 
@@ -105,7 +117,7 @@ def test_fields_where_another_route_reads_them_are_not_ignored(server, route, pl
     assert "spec_prefill is not read here" in response.text
 
 
-@pytest.mark.parametrize("route", ["/v1/responses", "/v1/messages", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize("route", ["/v1/messages/count_tokens", "/api/chat", "/api/generate"])
 @pytest.mark.parametrize("place", ["spec_prefill_keep_ratio", "custom_params"])
 def test_routes_that_read_no_fields_say_so(server, route, place):
     fields = (

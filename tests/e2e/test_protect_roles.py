@@ -6,12 +6,9 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from tests.support.conversation import TEMPLATE, message, span
 from tests.support.server import serve, sparse_options
 
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 MOVING_TEMPLATE = (
     "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
     "{% set rest = messages[1:] if system else messages %}"
@@ -46,16 +43,12 @@ def _serving(template, pair_of, tmp_path_factory):
         yield running
 
 
-def _message(role, letter, count):
-    return {"role": role, "content": f" {letter}" * count}
-
-
 CONVERSATION = [
-    _message("system", "a", 150),
-    _message("user", "b", 400),
-    _message("tool", "c", 170),
-    _message("assistant", "d", 120),
-    _message("user", "e", 300),
+    message("system", "a", 150),
+    message("user", "b", 400),
+    message("tool", "c", 170),
+    message("assistant", "d", 120),
+    message("user", "e", 300),
 ]
 
 
@@ -82,16 +75,10 @@ def _kept(server, **custom):
 
 
 def _span(server, index):
-    """Token offsets of a message, from the rendered text and the tokenizer's own character offsets."""
-    texts = [f"<{m['role']}>{m['content']}</>" for m in CONVERSATION]
-    whole = "".join(texts) + "<assistant>"
-    start = len("".join(texts[:index]))
-    encoded = server.tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
-    inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < start + len(texts[index]) and b > start]
-    return range(inside[0], inside[-1] + 1)
+    return span(server.tokenizer, CONVERSATION, index)
 
 
-def test_the_default_of_the_flag_protects_the_system_message(server):
+def test_the_default_of_the_flag_protects_the_systemmessage(server):
     kept, info = _kept(server)
     assert set(_span(server, 0)) <= kept
     assert not set(_span(server, 1)) <= kept
