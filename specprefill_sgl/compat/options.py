@@ -69,7 +69,11 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--kv-canary", lambda a: a.kv_canary not in (None, "none", "off"), "it checks KV against plain token ids"),
     ("--enable-pdmux", lambda a: a.enable_pdmux, "it runs prefill and decode on other streams"),
     ("--elastic-ep-backend", lambda a: a.elastic_ep_backend is not None, "ranks may leave while a draft runs"),
-    ("--enable-memory-saver", lambda a: a.enable_memory_saver, "a released draft would not be restored"),
+    (
+        "--enable-memory-saver",
+        lambda a: a.enable_memory_saver and not (a.enable_weights_cpu_backup or a.enable_draft_weights_cpu_backup),
+        "without --enable-draft-weights-cpu-backup or --enable-weights-cpu-backup a released draft would not be restored",
+    ),
     ("--encoder-only", lambda a: a.encoder_only, "there is nothing to prefill"),
     ("--is-embedding", lambda a: bool(a.is_embedding), "embeddings need every token"),
     ("--enable-watermark", lambda a: a.enable_watermark, "it hashes token ids"),

@@ -81,6 +81,8 @@ _ACCEPTED = (
     "--disaggregation-mode prefill",
     "--disaggregation-mode decode",
     "--disaggregation-mode prefill --tp 2 --page-size 16",
+    "--enable-memory-saver --enable-draft-weights-cpu-backup",
+    "--enable-memory-saver --enable-weights-cpu-backup",
 )
 
 
