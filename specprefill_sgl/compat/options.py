@@ -70,7 +70,7 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--enable-pdmux", lambda a: a.enable_pdmux, "it runs prefill and decode on other streams"),
     ("--elastic-ep-backend", lambda a: a.elastic_ep_backend is not None, "ranks may leave while a draft runs"),
     (
-        "--enable-memory-saver",
+        "--enable-memory-saver alone",
         lambda a: a.enable_memory_saver and not (a.enable_weights_cpu_backup or a.enable_draft_weights_cpu_backup),
         "without --enable-draft-weights-cpu-backup or --enable-weights-cpu-backup a released draft would not be restored",
     ),

@@ -88,6 +88,12 @@ _WORKING = (
         "tests/e2e/test_host_cache.py",
     ),
     Row("--enable-lora", lambda a: a.enable_lora, _NOT_RUN, "refused with --spec-prefill-method early-layers"),
+    Row(
+        "--enable-memory-saver",
+        lambda a: a.enable_memory_saver,
+        _NOT_RUN,
+        "with --enable-weights-cpu-backup or --enable-draft-weights-cpu-backup, or the draft's weights would not come back",
+    ),
     Row("--enable-metrics", lambda a: a.enable_metrics, _CPU, "", "tests/e2e/test_observability.py"),
     Row("--enable-mixed-chunk", lambda a: a.enable_mixed_chunk, _CPU, "", "tests/e2e/test_scheduling.py"),
     Row("--enable-priority-scheduling", lambda a: a.enable_priority_scheduling, _CPU, "", "tests/e2e/test_scheduling.py"),

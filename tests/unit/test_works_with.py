@@ -24,6 +24,7 @@ COMMAND_LINES = {
     "--enable-custom-logit-processor": ("--enable-custom-logit-processor", ""),
     "--enable-hierarchical-cache": ("--enable-hierarchical-cache", ""),
     "--enable-lora": ("--enable-lora --max-lora-rank 8 --lora-target-modules q_proj", ""),
+    "--enable-memory-saver": ("--enable-memory-saver --enable-weights-cpu-backup", ""),
     "--enable-metrics": ("--enable-metrics", ""),
     "--enable-mixed-chunk": ("--enable-mixed-chunk", ""),
     "--enable-priority-scheduling": ("--enable-priority-scheduling", ""),
