@@ -130,6 +130,7 @@ def register():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # streams of a server that ends
 @pytest.mark.parametrize("event", ["Looked", "Decided", ""])
 def test_a_stage_that_does_otherwise_is_found_out(event, pair_of, mixture_of, tmp_path):
     """It looks nothing up, decides nothing, or computes at other positions: the mixture shows each of them."""
