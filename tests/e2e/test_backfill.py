@@ -272,17 +272,31 @@ def test_flushing_and_new_weights_do_not_wait_for_it(case, server):
 
 def test_it_is_off_by_default_and_counts_in_no_usage(case, server):
     ids, since = prompt_ids(600, seed=5), _counters(server)
-    text = requests.get(server.url + "/metrics", timeout=60).text
+    text = _metrics(server)
     info = server.generate(ids, custom=CUSTOM, params={"max_new_tokens": NEW})["meta_info"]["spec_prefill"]
     assert info["backfilled"] is None
     assert _counters(server)["backfills"] == since["backfills"]
     reply = server.generate(prompt_ids(600, seed=6), custom=ANSWER, params={"max_new_tokens": NEW})
     assert reply["meta_info"]["completion_tokens"] == NEW
-    later = requests.get(server.url + "/metrics", timeout=60).text
+    later = _metrics(server)
     for name, added in (("sglang:prompt_tokens_total", 1200), ("sglang:generation_tokens_total", 2 * NEW)):
         assert _value(later, name) - _value(text, name) == added
     name = "sglang:spec_prefill_backfill_tokens_total"
     assert _value(later, name) > _value(text, name)
+
+
+def _metrics(server):
+    """Once they stand still: SGLang counts a request after it has answered it."""
+    read = [requests.get(server.url + "/metrics", timeout=60).text]
+    names = ("sglang:prompt_tokens_total", "sglang:generation_tokens_total", "sglang:spec_prefill_backfill_tokens_total")
+
+    def stand_still():
+        time.sleep(0.5)
+        read.append(requests.get(server.url + "/metrics", timeout=60).text)
+        return all(_value(read[-1], name) == _value(read[-2], name) for name in names)
+
+    until(stand_still)
+    return read[-1]
 
 
 def _value(text, name):
