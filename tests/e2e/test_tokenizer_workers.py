@@ -123,7 +123,7 @@ def test_without_the_flag_each_refuses_fields(pair_of, tmp_path):
 @pytest.mark.slow
 def test_http2_workers_too(pair_of, tmp_path):
     """SGLang's other HTTP server reads the same name; its package is not among SGLang's own dependencies."""
-    pytest.importorskip("granian", reason="--enable-http2 needs the package granian: pip install granian")
+    pytest.importorskip("granian", reason="needs the package granian: pip install sglang[http2]")
     target, draft = pair_of("llama")
     with serve(tmp_path, target, *sparse_options(draft), *TWO, "--enable-http2", env=PATIENT) as server:
         for worker in workers_of(server, 2):
