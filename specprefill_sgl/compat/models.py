@@ -50,11 +50,11 @@ def draft_model_config(config: SpecPrefillConfig, server_args: Any, *, target: A
             draft = ModelConfig(**settings)
     except Exception as error:
         raise ConfigError(f"{flag('draft_model_path')} {config.draft_model_path} cannot be read: {error}") from error
-    heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size
+    heads, kv_heads, ranks = draft.num_attention_heads, draft.num_key_value_heads, args.tp_size // args.attn_dp_size
     if heads % ranks or max(kv_heads, ranks) % min(kv_heads, ranks):
         raise ConfigError(
-            f"--tp-size {ranks} cannot be used with {flag('draft_model_path')} {config.draft_model_path}: the draft's {heads} "
-            f"attention heads ({kv_heads} key heads) cannot be divided among the ranks."
+            f"--tp-size {args.tp_size} cannot be used with {flag('draft_model_path')} {config.draft_model_path}: the draft's "
+            f"{heads} attention heads ({kv_heads} key heads) cannot be divided among {ranks} ranks."
         )
     draft.context_len = min(draft.context_len, target.context_len)
     draft.num_nextn_predict_layers = None  # else SGLang takes the draft for its prediction head and gives it that many layers
@@ -266,4 +266,5 @@ _REFUSED_BESIDE_FIRST_LAYERS: tuple[tuple[str, Callable[[Any], bool], str], ...]
     ),
     ("--enable-two-batch-overlap", lambda a: a.enable_two_batch_overlap, "it splits the layers that both share"),
     ("--pp-size", lambda a: a.pp_size > 1, "the first stage has no end of the model"),
+    ("--attn-dp-size", lambda a: a.attn_dp_size > 1, "they run in step with those of other ranks"),
 )

@@ -48,9 +48,10 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         f"known are {', '.join(_SPECULATION)}",
     ),
     (
-        "--attn-dp-size (--enable-dp-attention)",  # SGLang resolves the older flag into the newer
-        lambda a: a.attn_dp_size > 1,
-        "idle ranks would not join the draft's collectives",
+        # SGLang resolves the older flag into the newer
+        "--attn-dp-size (--enable-dp-attention) with --pp-size or --speculative-algorithm",
+        lambda a: a.attn_dp_size > 1 and (a.pp_size > 1 or a.speculative_algorithm is not None),
+        "they were never run together",
     ),
     (
         "--pp-size with --speculative-algorithm",

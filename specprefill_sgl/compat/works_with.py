@@ -56,6 +56,13 @@ def _speculates(algorithm: str) -> Callable[[Any], bool]:
 
 
 _WORKING = (
+    Row(
+        "--attn-dp-size",
+        lambda a: a.attn_dp_size > 1,
+        _CPU,
+        "a draft for each attention group; a conversation is continued where its group answers it; Qwen targets",
+        "tests/e2e/test_data_parallel_attention.py",
+    ),
     Row("--chunked-prefill-size", lambda a: a.chunked_prefill_size > 0, _CPU, "", "tests/e2e/test_scheduling.py"),
     Row("--disable-overlap-schedule", lambda a: a.disable_overlap_schedule, _CPU, "", "tests/e2e/test_scheduling.py"),
     Row(

@@ -43,7 +43,7 @@ def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
         return
     chunked = resolving_view(scheduler.server_args).chunked_prefill_size
     chunk_tokens = chunked if chunked and chunked > 0 else _DEFAULT_CHUNK_TOKENS
-    ranks = Ranks(get_parallel().tp_group)
+    ranks = Ranks(get_parallel().attn_tp_group)
     methods = registry.load(config, scheduler, ranks, chunk_tokens)
     if not methods:
         return

@@ -9,13 +9,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
 from sglang.srt.layers.moe.utils import MoeRunnerBackend, speculative_moe_backend_context
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from sglang.srt.runtime_context import get_exec, get_flags, get_parallel, get_resources, get_spec
-from sglang.srt.speculative.spec_utils import draft_pp_context
+from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
+from sglang.srt.speculative.spec_utils import draft_pp_context, draft_tp_context
 
 from specprefill_sgl import compat
 from specprefill_sgl.models.sizes import MAX_STATES
@@ -41,11 +43,11 @@ _NO_SPECULATION = {
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """What SGLang reads process-wide describes the target: its stages, how it keeps recurrent states, where its experts are,
+    """What SGLang reads process-wide describes the target: its ranks, how it keeps recurrent states, where its experts are,
     who runs them, and how it decodes.
 
-    A draft is whole on its stage. With states or without, it keeps them plainly, its experts where their numbers say, runs them
-    as `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.
+    With states or without, a draft keeps them plainly, its experts where their numbers say, runs them as
+    `choose_expert_kernels` said, and decodes one token after the other. Scheduler and draft share one thread.
     """
     resources = get_resources()
     experts, resources.expert_location_metadata = resources.expert_location_metadata, None
@@ -55,11 +57,23 @@ def own_settings() -> Iterator[None]:
             get_exec().moe.override(ep_dispatch_algorithm=None),
             get_spec().override(**_NO_SPECULATION),
             speculative_moe_backend_context(),
-            draft_pp_context() if get_parallel().pp_size > 1 else contextlib.nullcontext(),
+            _own_ranks(),
         ):
             yield
     finally:
         resources.expert_location_metadata = experts
+
+
+@contextlib.contextmanager
+def _own_ranks() -> Iterator[None]:
+    """A draft is whole on one pipeline stage, and split over attention's ranks only: those of others may be idle."""
+    layout = resolve_draft_parallel_layout(DraftParallelSpec(tp_execution=DraftTPExecution.SINGLE_GROUP))
+    with contextlib.ExitStack() as stack:
+        if get_parallel().pp_size > 1:
+            stack.enter_context(draft_pp_context())
+        if get_parallel().attn_dp_size > 1:
+            stack.enter_context(draft_tp_context(layout))
+        yield
 
 
 def choose_expert_kernels(target: Any, draft: Any) -> None:

@@ -23,6 +23,10 @@ from specprefill_sgl.platforms.attention_math import Form, attend
 class TorchAttention(TorchNativeAttnBackend):
     """A decoder's attention onto its own keys, from new tokens only; anything else is left to SGLang."""
 
+    def get_cpu_graph_seq_len_fill_value(self) -> int:
+        """Length of the rows that data-parallel attention pads a batch with."""
+        return 1
+
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True, sinks=None):
         """[tokens, heads * head_dim] -> [tokens, heads * v_head_dim]; causal over the sequence."""
         if not _is_decoders_own(layer, forward_batch):

@@ -13,6 +13,7 @@ COMMAND_LINES = {
     "--enable-return-routed-experts": ["--enable-return-routed-experts"],
     "--enable-two-batch-overlap": ["--enable-two-batch-overlap --moe-a2a-backend deepep"],
     "--pp-size": ["--pp-size 2"],
+    "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
 }
 
 

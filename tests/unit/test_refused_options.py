@@ -16,7 +16,11 @@ from specprefill_sgl.config import ConfigError
 # first word of a row of compat's table -> the command lines that switch it on
 COMMAND_LINES = {
     "--pp-size": ["--pp-size 2 --speculative-algorithm NGRAM"],
-    "--attn-dp-size": ["--tp 2 --attn-dp-size 2", "--tp 2 --dp 2 --enable-dp-attention"],
+    "--attn-dp-size": [
+        "--tp 2 --attn-dp-size 2 --pp-size 2",
+        "--tp 2 --dp 2 --enable-dp-attention --pp-size 2",
+        "--tp 2 --attn-dp-size 2 --speculative-algorithm NGRAM",
+    ],
     "--dcp-size": ["--tp 2 --dcp-size 2"],
     "--attn-cp-size": ["--tp 2 --attn-cp-size 2"],
     "--enable-mis": ["--enable-mis --attention-backend flashinfer"],
@@ -71,6 +75,7 @@ _ACCEPTED = (
     "--tp 2",
     "--dp 2",
     "--pp-size 2",
+    "--tp 2 --attn-dp-size 2",
     "--enable-mixed-chunk",
     "--disable-radix-cache",
     "--tokenizer-worker-num 2",

@@ -16,6 +16,7 @@ _WITH_DRAFT = {f"--speculative-algorithm {name}" for name in _SPECULATION}
 
 # row -> a command line that switches it on, and one that does not
 COMMAND_LINES = {
+    "--attn-dp-size": ("--tp 2 --attn-dp-size 2", ""),
     "--chunked-prefill-size": ("--chunked-prefill-size 512", "--chunked-prefill-size -1"),
     "--disable-overlap-schedule": ("--disable-overlap-schedule", ""),
     "--disable-radix-cache": ("--disable-radix-cache", ""),
