@@ -19,7 +19,6 @@ COMMAND_LINES = {
     "--attn-dp-size": [
         "--tp 2 --attn-dp-size 2 --pp-size 2",
         "--tp 2 --dp 2 --enable-dp-attention --pp-size 2",
-        "--tp 2 --attn-dp-size 2 --speculative-algorithm NGRAM",
     ],
     "--dcp-size": ["--tp 2 --dcp-size 2"],
     "--attn-cp-size": ["--tp 2 --attn-cp-size 2"],
