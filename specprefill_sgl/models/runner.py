@@ -9,15 +9,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
 from sglang.srt.layers.moe.utils import MoeRunnerBackend, speculative_moe_backend_context
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
 from sglang.srt.runtime_context import get_exec, get_flags, get_parallel, get_resources, get_spec
-from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
-from sglang.srt.speculative.spec_utils import draft_pp_context, draft_tp_context
 
 from specprefill_sgl import compat
 from specprefill_sgl.models.sizes import MAX_STATES
@@ -67,6 +64,11 @@ def own_settings() -> Iterator[None]:
 @contextlib.contextmanager
 def _own_ranks() -> Iterator[None]:
     """A draft is whole on one pipeline stage, and split over attention's ranks only: those of others may be idle."""
+    # late: they import prometheus_client, which must not be there before SGLang has set its folder
+    from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
+    from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
+    from sglang.srt.speculative.spec_utils import draft_pp_context, draft_tp_context
+
     layout = resolve_draft_parallel_layout(DraftParallelSpec(tp_execution=DraftTPExecution.SINGLE_GROUP))
     with contextlib.ExitStack() as stack:
         if get_parallel().pp_size > 1:
