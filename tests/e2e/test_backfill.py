@@ -259,6 +259,8 @@ def test_it_ends_with_its_request(case, server):
 
 
 def test_flushing_and_new_weights_do_not_wait_for_it(case, server):
+    if server.state()["enable_hierarchical_cache"]:
+        pytest.skip("SGLang itself flushes nothing while KV is on its way to the host")
     since = _counters(server)["backfills"]
     for _ in range(3):
         server.generate(prompt_ids(4000, seed=8), custom=TURN, params={"max_new_tokens": 1})
