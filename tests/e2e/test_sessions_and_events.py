@@ -18,6 +18,7 @@ from tests.support.server import sparse_options
 from tests.support.streams import Stream, until
 from tests.support.tiny_models import prompt_ids
 
+pytestmark = pytest.mark.slow
 POOL = 14000  # device slots: two long prompts push out everything else
 SPARSE = {"spec_prefill_keep_ratio": 0.3, "spec_prefill_keep_last": 0, "spec_prefill_return_positions": True}
 DENSE = {"spec_prefill": False}
