@@ -64,16 +64,18 @@ def own_settings() -> Iterator[None]:
 @contextlib.contextmanager
 def _own_ranks() -> Iterator[None]:
     """A draft is whole on one pipeline stage, and split over attention's ranks only: those of others may be idle."""
-    # late: they import prometheus_client, which must not be there before SGLang has set its folder
-    from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
-    from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
-    from sglang.srt.speculative.spec_utils import draft_pp_context, draft_tp_context
-
-    layout = resolve_draft_parallel_layout(DraftParallelSpec(tp_execution=DraftTPExecution.SINGLE_GROUP))
     with contextlib.ExitStack() as stack:
+        # imports are late: they bring prometheus_client, which must not be there before SGLang has set its folder
         if get_parallel().pp_size > 1:
+            from sglang.srt.speculative.spec_utils import draft_pp_context
+
             stack.enter_context(draft_pp_context())
         if get_parallel().attn_dp_size > 1:
+            from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
+            from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
+            from sglang.srt.speculative.spec_utils import draft_tp_context
+
+            layout = resolve_draft_parallel_layout(DraftParallelSpec(tp_execution=DraftTPExecution.SINGLE_GROUP))
             stack.enter_context(draft_tp_context(layout))
         yield
 
