@@ -3,12 +3,15 @@
 Option names and attributes are those of SGLang 0.5.23.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from specprefill_sgl.config import ConfigError, needs_queue, needs_radix_cache
+
+logger = logging.getLogger(__name__)
 
 TESTED_SGLANG = ("0.5.23",)
 APP_OF_WORKERS = "specprefill_sgl.hooks.http_worker:app"  # what processes of --tokenizer-worker-num import
@@ -78,7 +81,6 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--encoder-only", lambda a: a.encoder_only, "there is nothing to prefill"),
     ("--is-embedding", lambda a: bool(a.is_embedding), "embeddings need every token"),
     ("--enable-watermark", lambda a: a.enable_watermark, "it hashes token ids"),
-    ("--smg-grpc-mode", lambda a: a.smg_grpc_mode, "its front end does not check request fields"),
 )  # fmt: skip
 
 # the same beside --disaggregation-mode
@@ -195,6 +197,25 @@ def check_server_options(server_args: Any) -> None:
     """
     for sentence in refusals(server_args):
         raise ConfigError(sentence)
+    if _is_grpc(server_args):
+        logger.warning(
+            "--spec-prefill with --smg-grpc-mode: its front end checks no fields, so that the scheduler aborts requests with "
+            "bad ones, and its replies do not say what was done."
+        )
+
+
+def cannot_read(server_args: Any) -> Iterator[tuple[str, str]]:
+    """Options with which a front end makes no tokens of a draft's own: the option, why."""
+    if server_args.skip_tokenizer_init:
+        yield "--skip-tokenizer-init", "ids must become text"
+    if _is_grpc(server_args):
+        yield "--smg-grpc-mode", "its front end passes ids only"
+
+
+def _is_grpc(server_args: Any) -> bool:
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    return resolving_view(server_args).smg_grpc_mode
 
 
 def reads_prompts(server_args: Any) -> bool:

@@ -13,6 +13,7 @@ from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.pipeline import Decided, Looked, Seen, tell
 from specprefill_sgl.hooks.prefill_side import announce
 from specprefill_sgl.hooks.setup import stage_of
+from specprefill_sgl.hooks.usable import check_usable
 from specprefill_sgl.request import backlog, skipcode
 from specprefill_sgl.request.eligibility import ABORTED, dense_reason, is_text
 from specprefill_sgl.request.options import RequestError, RequestOptions, given, parse
@@ -30,6 +31,7 @@ def see(scheduler: Any, req: Any, stage: Stage) -> None:
     wrong = None
     try:
         options = parse(custom, methods=stage.config.method)
+        check_usable(options, stage.config, scheduler.server_args)
     except RequestError as error:  # from a front end that does not check requests as SGLang's own does
         wrong, options = str(error), RequestOptions()
         req.set_finish_with_abort(wrong)

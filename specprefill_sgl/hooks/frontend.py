@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from specprefill_sgl import compat
-from specprefill_sgl.config import PREFIX
 from specprefill_sgl.hooks.launch import config_of
+from specprefill_sgl.hooks.usable import check_usable
 from specprefill_sgl.observability.reply import KEY
 from specprefill_sgl.request.options import PROTECT, ROLES, RequestError, parse, roles_of, spec_prefill_keys
 
@@ -146,12 +145,7 @@ def _check_params(params: Any, server_args: Any, prompt_tokens: int | None = Non
     options = parse(custom, prompt_tokens, None if config is None else config.method)
     if config is None:
         return
-    if options.revive_every and config.draft_tokenizer == "own" and options.method_of(config) == "draft":
-        raise RequestError("spec_prefill_revive_every cannot be used: answers are not in the draft's own tokens.")
-    if options.revive_every and options.method_of(config) in config.forgetful:
-        raise RequestError("spec_prefill_revive_every cannot be used: with the server's page size the reader forgets prompts.")
-    for name, option, _ in compat.cannot_use(options, server_args):
-        raise RequestError(f"{PREFIX}_{name} cannot be used: the server was started with {option}.")
+    check_usable(options, config, server_args)
 
 
 def _refuse_misplaced(fields: Any, place: str) -> None:

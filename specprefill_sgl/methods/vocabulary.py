@@ -5,6 +5,7 @@ import logging
 import os
 from typing import Any
 
+from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods.own_tokens import OwnTokens
 
@@ -67,8 +68,8 @@ def check_vocabulary(config: SpecPrefillConfig, server_args: Any, target: Any, d
 
 def _check_own(config: SpecPrefillConfig, server_args: Any) -> None:
     name = f"{flag('draft_tokenizer')} own"
-    if server_args.skip_tokenizer_init:
-        raise ConfigError(f"{name} cannot be combined with --skip-tokenizer-init: ids must become text.")
+    for option, why in compat.cannot_read(server_args):
+        raise ConfigError(f"{name} cannot be combined with {option}: {why}.")
     target, reader = _tokenizers(config, server_args)
     if not hasattr(target, "convert_ids_to_tokens"):
         raise ConfigError(f"{name}: the target has no tokenizer that says the text of each id.")

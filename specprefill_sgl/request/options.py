@@ -144,6 +144,9 @@ def _text(key: str, value: Any) -> str:
 
 
 def _tokens(key: str, value: Any) -> int:
+    """A whole number, which may be written as 64.0: a gRPC front end has no other numbers."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         _refuse(key, f"must be an integer, got {_shown(value)}")
     if not 0 <= value <= MAX_TOKENS:

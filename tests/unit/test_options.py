@@ -49,6 +49,13 @@ def test_all_fields():
     )
 
 
+def test_whole_numbers_may_be_written_with_a_point():
+    """Protobuf's have one always."""
+    options = parse({"spec_prefill_min_tokens": 64.0, "spec_prefill_protect": [0.0, 4.0], "spec_prefill_window": 9.0})
+    assert (options.min_tokens, options.protect, options.changes) == (64, ((0, 4),), (("window", 9),))
+    assert all(isinstance(number, int) for number in (options.min_tokens, *options.protect[0], options.changes[0][1]))
+
+
 def test_a_rule_of_ones_own():
     fields = {
         "selection": "paper",
@@ -88,10 +95,12 @@ def test_a_request_changes_the_servers_rule():
         ("spec_prefill_keep_ratio", True),
         ("spec_prefill_keep_ratio", 10**400),
         ("spec_prefill_min_tokens", -1),
-        ("spec_prefill_min_tokens", 1.0),
+        ("spec_prefill_min_tokens", 1.5),
+        ("spec_prefill_min_tokens", 1e300),
+        ("spec_prefill_min_tokens", math.inf),
         ("spec_prefill_min_tokens", 2**31),
         ("spec_prefill_keep_last", -1),
-        ("spec_prefill_keep_last", 64.0),
+        ("spec_prefill_keep_last", 64.5),
         ("spec_prefill_keep_last", True),
         ("spec_prefill_keep_last", None),
         ("spec_prefill_keep_last", 2**31),
@@ -108,7 +117,7 @@ def test_a_request_changes_the_servers_rule():
         ("spec_prefill_selection", ["best"]),
         ("spec_prefill_window", -1),
         ("spec_prefill_window", 257),
-        ("spec_prefill_window", 1.0),
+        ("spec_prefill_window", 1.5),
         ("spec_prefill_window_votes", "alone"),
         ("spec_prefill_over_votes", None),
         ("spec_prefill_pool_kernel", 4),

@@ -4,6 +4,7 @@ SGLang rewrites options while it resolves them, so each case is a command line t
 """
 
 import argparse
+import logging
 import re
 from types import SimpleNamespace
 from unittest import mock
@@ -36,7 +37,6 @@ COMMAND_LINES = {
     "--encoder-only": ["--encoder-only"],
     "--is-embedding": ["--is-embedding"],
     "--enable-watermark": ["--enable-watermark --device cuda"],
-    "--smg-grpc-mode": ["--smg-grpc-mode", "--grpc-mode"],
 }
 
 # the same of what is refused beside --disaggregation-mode
@@ -140,6 +140,19 @@ def test_each_other_algorithm_is_refused_by_name(algorithm):
 
 def _speculative(algorithm, draft):
     return f"--speculative-algorithm {algorithm} --speculative-draft-model-path {draft}"
+
+
+@pytest.mark.parametrize("line", ["--smg-grpc-mode", "--grpc-mode"])
+def test_a_front_end_that_checks_no_fields_is_warned_of(resolved, caplog, line):
+    with caplog.at_level(logging.WARNING):
+        options.check_server_options(resolved(line))
+    assert "--spec-prefill with --smg-grpc-mode: " in caplog.text
+
+
+@pytest.mark.parametrize("line", ["--skip-tokenizer-init", "--smg-grpc-mode", "--grpc-mode"])
+def test_front_ends_that_make_no_tokens_of_a_drafts_own(resolved, line):
+    assert [option for option, _ in options.cannot_read(resolved(line))] == [line.replace("--grpc", "--smg-grpc")]
+    assert list(options.cannot_read(resolved(""))) == []
 
 
 def test_command_lines_are_of_options_that_are_refused():

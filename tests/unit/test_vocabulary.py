@@ -24,7 +24,7 @@ def folders(tmp_path):
 def _check(target, draft, *, draft_size=SIZE, how="target", skip=False):
     config = SpecPrefillConfig(draft_model_path=str(draft), draft_tokenizer=how)
     files = {"tokenizer_path": None, "model_path": str(target), "trust_remote_code": False, "revision": None}
-    args = SimpleNamespace(**files, skip_tokenizer_init=skip, disaggregation_mode="null")
+    args = SimpleNamespace(**files, skip_tokenizer_init=skip, disaggregation_mode="null", smg_grpc_mode=False)
     vocabulary.check_vocabulary(config, args, SimpleNamespace(vocab_size=SIZE), SimpleNamespace(vocab_size=draft_size))
     return config, args
 

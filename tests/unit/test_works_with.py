@@ -39,6 +39,7 @@ COMMAND_LINES = {
     "--max-queued-requests": ("--max-queued-requests 9", ""),
     "--page-size": ("--page-size 16", ""),
     "--pp-size": ("--pp-size 2", ""),
+    "--smg-grpc-mode": ("--smg-grpc-mode", ""),
     **{f"--speculative-algorithm {name}": (f"--speculative-algorithm {name}", "") for name in _SPECULATION},
     "--tokenizer-worker-num": ("--tokenizer-worker-num 2", ""),
     "--tp-size": ("--tp 2", ""),
