@@ -7,12 +7,16 @@ RUN = PATH="$(CURDIR)/.venv/bin:$$(cat .venv/base)/bin:$$PATH" .venv/bin/python
 demo: environment
 	$(RUN) -m benchmarks.demo
 
+# two at a time, each file's tests in one process, which share servers
+PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
+WORKERS = 2
+
 test: lint
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # more models, strategies and pages of what `make test` shows with one: about an hour longer
 test-all: lint
-	$(RUN) -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: environment
 	$(RUN) -m ruff check .

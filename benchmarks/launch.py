@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET, DRAFT = (ROOT / "benchmarks" / "pair" / role for role in ("target", "draft"))  # trained, shipped
 HEADS = DRAFT.with_name("heads.json")  # the draft's, calibrated
 VOCABULARY = 12_000  # ids that every model of the benchmarks has
+start_seconds: list[float] = []  # of each server that this process started
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
 
 
@@ -75,8 +76,9 @@ def serve(words: list[str], log: Path, env: dict[str, str] | None = None) -> Ite
             cwd=log.parent,
         )
     try:
-        url = f"http://127.0.0.1:{port}"
+        url, begin = f"http://127.0.0.1:{port}", time.monotonic()
         _wait_until_healthy(process, url, log)
+        start_seconds.append(time.monotonic() - begin)
         yield url
     finally:
         end(process)

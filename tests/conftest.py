@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: tiny models built once, Hugging Face models loaded once."""
 
 import functools
+import statistics
 from pathlib import Path
 
 import hypothesis
@@ -73,6 +74,35 @@ def hugging_face():
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
     return load
+
+
+class ServerStarts:
+    """Says at the end what servers took to start, those of all processes of pytest-xdist together."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    @pytest.hookimpl(optionalhook=True)  # there with pytest-xdist only
+    def pytest_testnodedown(self, node):
+        self.seconds += getattr(node, "workeroutput", {}).get("server_starts", [])
+
+    def pytest_sessionfinish(self, session):
+        from benchmarks import launch
+
+        self.seconds += launch.start_seconds
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["server_starts"] = self.seconds
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.seconds:
+            each, all_of_them = statistics.median(self.seconds), sum(self.seconds)
+            terminalreporter.write_line(
+                f"{len(self.seconds)} servers started, {each:.0f} s (median), {all_of_them:.0f} s in all"
+            )
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(ServerStarts())
 
 
 def pytest_collection_modifyitems(items):
