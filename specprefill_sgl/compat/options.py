@@ -23,7 +23,7 @@ _UNSUPPORTED_BACKENDS = {
     "dsv4", "llada2_cfg_flashinfer", "minicpm_flashattn", "minicpm_flashinfer", "qsa",
 }  # fmt: skip
 
-_SPECULATION = ("NGRAM", "STANDALONE", "EAGLE", "EAGLE3")  # EAGLE is what SGLang resolves MTP (NEXTN) into
+SPECULATION = ("NGRAM", "STANDALONE", "EAGLE", "EAGLE3")  # EAGLE is what SGLang resolves MTP (NEXTN) into
 _UNMEASURED_SPECULATION = dict.fromkeys(
     ("DFLASH", "DSPARK", "UNO", "FROZEN_KV_MTP"),
     "its drafts take positions from lengths, and how many of them a sparse request accepts was not measured",
@@ -47,8 +47,8 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     (
         "--speculative-algorithm",  # of another plugin
-        lambda a: a.speculative_algorithm not in (None, *_SPECULATION, *_UNMEASURED_SPECULATION),
-        f"known are {', '.join(_SPECULATION)}",
+        lambda a: a.speculative_algorithm not in (None, *SPECULATION, *_UNMEASURED_SPECULATION),
+        f"known are {', '.join(SPECULATION)}",
     ),
     (
         # SGLang resolves the older flag into the newer
@@ -60,6 +60,11 @@ _REJECTED_OPTIONS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "--pp-size with --speculative-algorithm",
         lambda a: a.pp_size > 1 and a.speculative_algorithm is not None,
         "what later stages verify was not run",
+    ),
+    (
+        "--hicache-host-memory-mode buffer_only with --pp-size",
+        lambda a: a.pp_size > 1 and a.hicache_host_memory_mode == "buffer_only",
+        "the first stage says at arrival what is fetched from storage, before tokens are dropped",
     ),
     ("--dcp-size", lambda a: a.dcp_size > 1, "it reads positions as KV indices"),
     ("--attn-cp-size", lambda a: a.attn_cp_size > 1, "it reads positions as KV indices"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from specprefill_sgl.compat.options import refused_options
+from specprefill_sgl.compat.options import SPECULATION, refused_options
 
 
 class Status(StrEnum):
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 _CPU, _INTERPRETER, _NOT_RUN = Status.CPU, Status.INTERPRETER, Status.NOT_RUN
-_SPECULATION = {
+_OF_SPECULATION = {
     "EAGLE": "without overlap; of MTP (NEXTN), which is this too, no model was run",
     "EAGLE3": "without overlap",
     "NGRAM": "without overlap; it drafts from the whole prompt",
@@ -181,8 +181,14 @@ _WORKING = (
         "tests/e2e/test_grpc.py",
     ),
     *(
-        Row(f"--speculative-algorithm {name}", _speculates(name), _INTERPRETER, note, "tests/e2e/test_speculation.py")
-        for name, note in _SPECULATION.items()
+        Row(
+            f"--speculative-algorithm {name}",
+            _speculates(name),
+            _INTERPRETER,
+            _OF_SPECULATION[name],
+            "tests/e2e/test_speculation.py",
+        )
+        for name in sorted(SPECULATION)
     ),
     Row(
         "--tokenizer-worker-num",

@@ -34,6 +34,9 @@ COMMAND_LINES = {
     "--enable-pdmux": ["--enable-pdmux --chunked-prefill-size -1 --disable-overlap-schedule"],
     "--elastic-ep-backend": ["--elastic-ep-backend mooncake"],
     "--enable-memory-saver": ["--enable-memory-saver"],
+    "--hicache-host-memory-mode": [
+        "--pp-size 2 --enable-hierarchical-cache --hicache-storage-backend file --hicache-host-memory-mode buffer_only"
+    ],
     "--encoder-only": ["--encoder-only"],
     "--is-embedding": ["--is-embedding"],
     "--enable-watermark": ["--enable-watermark --device cuda"],
