@@ -8,8 +8,7 @@ client = anthropic.Anthropic(base_url=asked.url, api_key="none")
 message = client.messages.create(
     model="any",
     messages=[{"role": "user", "content": asked.prompt}],
-    temperature=0,
     max_tokens=asked.max_tokens,
-    extra_body={"custom_params": {"spec_prefill_keep_ratio": asked.keep_ratio}},
+    extra_body={"temperature": 0, "custom_params": {"spec_prefill_keep_ratio": asked.keep_ratio}},
 )
-show("".join(block.text for block in message.content if block.type == "text"), message.spec_prefill)
+show("".join(block.text for block in message.content if block.type == "text"), message.sglext["spec_prefill"])
