@@ -1,9 +1,12 @@
-"""`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?"""
+"""`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?
+
+`... playground`: a page to try it on.
+"""
 
 import importlib
 import sys
 
-_COMMANDS = ("calibrate", "check", "explain")
+_COMMANDS = ("calibrate", "check", "explain", "playground")
 
 
 def main() -> None:

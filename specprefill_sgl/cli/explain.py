@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from specprefill_sgl.cli import heatmap
+from specprefill_sgl.playground import explained, page
+from specprefill_sgl.playground.prompt import Prompt, read
 from specprefill_sgl.selection.rule import PRESETS
 
 
@@ -18,34 +20,34 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tokenizer", help="default: the path of the server's model")
     parser.add_argument("--selection", choices=PRESETS, help="default: the server's")
     parser.add_argument("--votes", action="store_true", help="which token of the question or the lookahead asked for what")
-    parser.add_argument("--html", type=Path, help="where to write the page")
+    parser.add_argument("--html", type=Path, help="where to write the page: the playground's map, in one file")
     arguments = parser.parse_args(argv)
-    info, ids, decode = _ask(arguments)
+    info, prompt = _ask(arguments)
     summary = f"{info['kept_tokens']} of {info['prompt_tokens']} tokens kept, draft {info['draft_ms']} ms"
     if not info["applied"] or "scores" not in info:
         sys.exit(f"explain: {info['reason'] or 'nothing was scored: the whole prompt is kept'}")
-    asked = heatmap.queries(info["votes"], len(ids), decode)
-    found = heatmap.chunks(ids, decode, info["chunk_size"], info["scores"], info["positions"], asked)
+    asked = explained.queries(info["votes"], len(prompt.ids), prompt.decode)
+    found = explained.chunks(prompt, info, asked)
     print(heatmap.terminal(found) + "\n\n" + summary)
     if arguments.votes:
         print("\n" + heatmap.wishes(found, asked))
     if arguments.html is not None:
-        arguments.html.write_text(heatmap.page(found, summary), encoding="utf-8")
+        arguments.html.write_text(page.standalone(explained.plain(found, info)), encoding="utf-8")
 
 
-def _ask(arguments: argparse.Namespace) -> tuple[dict, list[int], Any]:
+def _ask(arguments: argparse.Namespace) -> tuple[dict[str, Any], Prompt]:
     import requests
     from transformers import AutoTokenizer
 
     server = requests.get(arguments.url + "/server_info", timeout=60).json()
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer or server["tokenizer_path"] or server["model_path"])
-    ids = tokenizer.encode(arguments.prompt.read_text(encoding="utf-8"))
+    prompt = read(tokenizer, arguments.prompt.read_text(encoding="utf-8"))
     custom = {"spec_prefill": True, **{f"spec_prefill_return_{name}": True for name in ("positions", "scores", "votes")}}
     for name in ("keep_ratio", "selection"):
         if (value := getattr(arguments, name)) is not None:
             custom[f"spec_prefill_{name}"] = value
-    body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 1, "custom_params": custom}}
+    body = {"input_ids": prompt.ids, "sampling_params": {"max_new_tokens": 1, "custom_params": custom}}
     response = requests.post(arguments.url + "/generate", json=body, timeout=600)
     if response.status_code != 200:
         sys.exit(f"explain: {arguments.url} answered {response.status_code}: {response.text}")
-    return response.json()["meta_info"]["spec_prefill"], ids, tokenizer.decode
+    return response.json()["meta_info"]["spec_prefill"], prompt
