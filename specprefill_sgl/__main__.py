@@ -1,12 +1,12 @@
 """`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?
 
-`... playground`: a page to try it on.
+`... playground`: a page to try it on. `... tune`: which keep ratio?
 """
 
 import importlib
 import sys
 
-_COMMANDS = ("calibrate", "check", "explain", "playground")
+_COMMANDS = ("calibrate", "check", "explain", "playground", "tune")
 
 
 def main() -> None:

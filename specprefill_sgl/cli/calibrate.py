@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from specprefill_sgl.calibration import kinds
+from specprefill_sgl.cli.arguments import positive, ratios
 from specprefill_sgl.selection.rule import Heads, preset
 
 _WORDS_PER_TOKEN = 0.72
@@ -50,8 +51,8 @@ def main(argv: list[str]) -> None:
 def _say_how_many(arguments: argparse.Namespace, model: Any, tokenizer: Any, material: list[kinds.Known]) -> None:
     from specprefill_sgl.cli import layers_table
 
-    ratios = arguments.keep_ratio or _RATIOS
-    print(layers_table.report(model, tokenizer, material, heads=arguments.heads, ratios=ratios, name=str(arguments.model)))
+    asked = arguments.keep_ratio or _RATIOS
+    print(layers_table.report(model, tokenizer, material, heads=arguments.heads, ratios=asked, name=str(arguments.model)))
 
 
 def _choose(arguments: argparse.Namespace, model: Any, tokenizer: Any, material: list[kinds.Known], argv: list[str]) -> None:
@@ -89,13 +90,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, help="Hugging Face folder of the draft, or of the target whose first layers read")
     parser.add_argument("--out", type=Path, help="the file to write")
-    parser.add_argument("--heads", type=_positive, default=8, help="at most; default 8")
+    parser.add_argument("--heads", type=positive, default=8, help="at most; default 8")
     layers = "choose from the first K layers only; without K, say what each number of first layers keeps, and write nothing"
-    parser.add_argument("--layers", type=_positive, nargs="?", const=_EACH, metavar="K", help=layers)
-    ratios = "with --layers alone; default " + ",".join(map(str, _RATIOS))
-    parser.add_argument("--keep-ratio", type=_ratios, metavar="R,R", help=ratios)
-    parser.add_argument("--prompts-per-kind", type=_positive, default=12)
-    parser.add_argument("--tokens", type=_positive, default=1024, help="of a prompt, about")
+    parser.add_argument("--layers", type=positive, nargs="?", const=_EACH, metavar="K", help=layers)
+    about_ratios = "with --layers alone; default " + ",".join(map(str, _RATIOS))
+    parser.add_argument("--keep-ratio", type=ratios, metavar="R,R", help=about_ratios)
+    parser.add_argument("--prompts-per-kind", type=positive, default=12)
+    parser.add_argument("--tokens", type=positive, default=1024, help="of a prompt, about")
     parser.add_argument("--text", type=Path, help="prose to hide the answers in; default: sentences from built-in words")
     parser.add_argument("--prompts", type=Path, help='own prompts, a JSON object a line: {"prompt": ..., "evidence": [...]}')
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
@@ -107,19 +108,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     if arguments.layers != _EACH and arguments.keep_ratio is not None:
         parser.error("--keep-ratio is read with --layers without a number only")
     return arguments
-
-
-def _ratios(text: str) -> tuple[float, ...]:
-    ratios = tuple(map(float, text.split(",")))
-    if not all(0 < ratio < 1 for ratio in ratios):
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return ratios
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 class _Row(msgspec.Struct):

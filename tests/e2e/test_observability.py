@@ -184,6 +184,27 @@ def test_explain_of_a_short_prompt_says_why_not(server, tmp_path):
     assert "below_min_tokens" in run.stderr
 
 
+def test_tune_compares_and_proposes(server, pair, tmp_path):
+    """The largest of these ratios keeps all of a prompt: there sparse answers are the dense ones, and it is proposed."""
+    tokenizer = AutoTokenizer.from_pretrained(pair[0])
+    texts = [tokenizer.decode(prompt_ids(300, seed=seed)) for seed in (11, 12, 13)]
+    rows = [json.dumps({"prompt": text}) for text in [*texts, "a b"]]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    words = ("--prompts", str(tmp_path / "prompts.jsonl"), "--url", server.url, "--keep-ratio", "0.1,0.99")
+    run = _run("tune", *words, "--answer-tokens", "8", "--tolerance", "0", "--out", str(tmp_path / "out.jsonl"))
+    assert run.returncode == 0, run.stderr
+    assert "not counted (below_min_tokens): prompts 3" in run.stdout
+    lines = {line.split("  ")[0].strip() or line.strip().split("  ")[0]: line for line in run.stdout.splitlines()}
+    assert "3 of 3" in lines["dense again"]
+    assert "1.00 [1.00, 1.00]" in lines["0.99"]
+    assert "0.00 [" in lines["0.99"]
+    assert "Proposed: --spec-prefill-keep-ratio 0.99" in run.stdout
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["keep_ratio"]) for row in found] == [(n, r) for n in range(3) for r in (None, 0.1, 0.99)]
+    assert all(row["same"] < 1 for row in found if row["keep_ratio"] == 0.1)
+    assert all(0 < row["kept"] < 0.4 for row in found if row["keep_ratio"] == 0.1)
+
+
 def test_check_accepts_what_can_be_served(pair):
     run = _run("check", "--model-path", str(pair[0]), "--spec-prefill-draft-model-path", str(pair[1]), "--device", "cpu")
     assert run.returncode == 0, run.stderr[-2000:]
