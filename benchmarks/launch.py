@@ -71,7 +71,7 @@ def serve(words: list[str], log: Path, env: dict[str, str] | None = None) -> Ite
             [*words, "--host", "127.0.0.1", "--port", str(port)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},  # this tree, whatever is installed
+            env={**os.environ, **python_path(), **(env or {})},
             start_new_session=True,
             cwd=log.parent,
         )
@@ -99,7 +99,16 @@ def plugin_environment(folder: Path, name: str, entry_point: str) -> dict[str, s
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     (metadata / "entry_points.txt").write_text(f"[sglang.srt.plugins]\n{name} = {entry_point}\n")
-    return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+    return python_path(folder)
+
+
+def python_path(*folders: Path) -> dict[str, str]:
+    """Environment in which servers import this tree, whatever is installed, and from where this process was told to import.
+
+    So tests run against another SGLang than the installed one: a patched copy, another release.
+    """
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (*map(str, folders), str(ROOT), *inherited)))}
 
 
 def random_ids(draw: random.Random, length: int) -> list[int]:

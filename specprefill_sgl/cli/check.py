@@ -24,12 +24,13 @@ def main(argv: list[str]) -> None:
     from specprefill_sgl import compat
     from specprefill_sgl.cli import memory
     from specprefill_sgl.hooks import HOOKS, verify
+    from specprefill_sgl.hooks.attachment import attached
     from specprefill_sgl.hooks.launch import check_at_start, config_of
     from specprefill_sgl.methods import registry
 
     server_args = prepare_server_args([*argv, *([] if "--spec-prefill" in argv else ["--spec-prefill"])])
     verify()
-    print(f"hooks: {len(HOOKS)} of {len(HOOKS)} in place")
+    print(f"hooks: {len(HOOKS)} of {len(HOOKS)} in place, attached by {attached()}")
     server_args.resolve_once()
     for row in compat.working(server_args):
         print(f"works with {row.option}: {row.status}" + (f"; {row.note}" if row.note else ""))

@@ -5,7 +5,7 @@ SGLang logs and swallows errors of plugins and hooks, so a half-applied set woul
 
 from typing import NamedTuple
 
-from specprefill_sgl.config import ConfigError
+from specprefill_sgl import compat
 
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _DISAGGREGATION = "sglang.srt.disaggregation"
@@ -21,6 +21,11 @@ class Hook(NamedTuple):
     kind: str
     function: str
     parameters: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The function as `pkgutil.resolve_name` reads it."""
+        return f"{__name__}.{self.function}"
 
 
 HOOKS = (
@@ -143,17 +148,22 @@ HOOKS = (
     Hook("sglang.srt.managers.schedule_batch.Req.build_rebootstrap_payload", "AFTER", "decode_side:ask_dense", ("self",)),
 )
 
+# of backends that not every server can import: wrapped by `hooks.speculation` once they are loaded
+WHEN_LOADED = tuple(
+    Hook(f"{backend}.common_template", "AROUND", "speculation:index_by_lengths", ("self", "forward_batch"))
+    for backend in compat.INDEXED_BY_POSITIONS
+)
+
 
 def verify() -> None:
-    """Raise unless every hook has been applied in this process.
+    """Raise unless every hook is in place in this process, by the plugin or in SGLang's sources (`hooks.attachment`).
 
     Raises
     ------
     ConfigError
         Names the first target that was not hooked.
     """
-    from sglang.srt.plugins.hook_registry import HookRegistry
+    from specprefill_sgl.hooks import attachment
 
-    missing = [hook.target for hook in HOOKS if hook.target not in HookRegistry._patched]
-    if missing:
-        raise ConfigError(f"--spec-prefill cannot be served: SGLang's {missing[0]} could not be hooked.")
+    for hook in HOOKS:
+        attachment.check(hook)

@@ -4,6 +4,7 @@ from typing import Any
 
 from specprefill_sgl import __version__
 from specprefill_sgl.hooks.answers import close_turns, open_turns
+from specprefill_sgl.hooks.attachment import attached
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.observability.metrics import Metrics
 from specprefill_sgl.selection.rule import CHANGEABLE
@@ -20,6 +21,7 @@ def add_internal_state(result: Any, scheduler: Any, *_args: Any) -> None:
     close_turns(scheduler, stage)
     result.internal_state["spec_prefill"] = {
         "version": __version__,
+        "attached": attached(),
         **{name: getattr(stage.config, name) for name in stage.config.__struct_fields__},
         **{name: getattr(stage.config.rule, name) for name in CHANGEABLE},
         **_usage(stage),

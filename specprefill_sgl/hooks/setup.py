@@ -9,7 +9,7 @@ from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError
 from specprefill_sgl.hooks.launch import config_of
 from specprefill_sgl.hooks.pipeline import follows
-from specprefill_sgl.hooks.speculation import index_by_lengths
+from specprefill_sgl.hooks.speculation import mend_loaded
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.stage.stage import Stage
 
@@ -70,7 +70,7 @@ def _after_snapshot(scheduler: Any) -> int:
 def init_attention_backend(_result: Any, scheduler: Any, *_args: Any) -> None:
     """AFTER Scheduler.init_all_attention_backends."""
     if (stage := stage_of(scheduler)) is not None:
-        index_by_lengths()
+        mend_loaded()
         for method in stage.methods.values():
             method.init_attention_backend()
 

@@ -8,29 +8,36 @@ import sys
 from typing import Any
 
 from specprefill_sgl import compat
+from specprefill_sgl.hooks.launch import config_of
 
 
-def index_by_lengths() -> None:
-    """Some attention backends of drafts sum up positions where they mean lengths; a sparse request has fewer keys than that.
-
-    Their classes are mended in this process, those of backends that are loaded: once, whoever builds more of them.
-    """
+def mend_loaded() -> None:
+    """Wrap `common_template` of the attention backends that are loaded in this process: once, whoever builds more of them."""
     for path in compat.INDEXED_BY_POSITIONS:
         module, _, name = path.rpartition(".")
         if module in sys.modules:
             backend = getattr(sys.modules[module], name)
             if not hasattr(backend.common_template, "__wrapped__"):
-                backend.common_template = _with_lengths(backend.common_template)
+                backend.common_template = _mended(backend.common_template)
 
 
-def _with_lengths(original: Any) -> Any:
+def _mended(original: Any) -> Any:
     @functools.wraps(original)
-    def common_template(self: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
-        positions = forward_batch.positions
-        forward_batch.positions = forward_batch.seq_lens.repeat_interleave(self.topk)
-        try:
-            return original(self, forward_batch, *args, **kwargs)
-        finally:
-            forward_batch.positions = positions
+    def common_template(*args: Any, **kwargs: Any) -> Any:
+        return index_by_lengths(original, *args, **kwargs)
 
     return common_template
+
+
+def index_by_lengths(original: Any, backend: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    """AROUND common_template, which sums up positions where it means lengths; a sparse request has fewer keys than that."""
+    from sglang.srt.runtime_context import get_server_args
+
+    if config_of(get_server_args()) is None:
+        return original(backend, forward_batch, *args, **kwargs)
+    positions = forward_batch.positions
+    forward_batch.positions = forward_batch.seq_lens.repeat_interleave(backend.topk)
+    try:
+        return original(backend, forward_batch, *args, **kwargs)
+    finally:
+        forward_batch.positions = positions

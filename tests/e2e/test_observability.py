@@ -111,6 +111,7 @@ def test_tensor_parallel_ranks_count_a_request_once(pair, tmp_path):
 def test_server_info_has_the_counters(server):
     block = server.state()["spec_prefill"]
     assert block["keep_ratio"] == 0.2
+    assert block["attached"] == "plugin"
     counters = block["counters"]
     assert counters["requests"]["sparse"] >= 1
     assert sum(counters["prompt_tokens"].values()) > 0
