@@ -1,6 +1,8 @@
 # Two commands: `make demo` shows Speculative Prefill at work, `make test` passes the tests. Both set up .venv first.
-.PHONY: demo test test-all lint environment
+.PHONY: demo test test-all test-release release lint environment
 
+RELEASE = 0.5.22
+OLDER = $${XDG_CACHE_HOME:-$$HOME/.cache}/specprefill-sgl/sglang-$(RELEASE)
 # compilers and ninja that dependencies bring lie beside the cached environment's Python
 RUN = PATH="$(CURDIR)/.venv/bin:$$(cat .venv/base)/bin:$$PATH" .venv/bin/python
 
@@ -15,8 +17,18 @@ test: lint
 	$(PYTEST)
 
 # more models, strategies and pages of what `make test` shows with one: about an hour longer
-test-all: lint
+test-all: lint release
 	$(PYTEST) -m "slow or not slow"
+
+# the plugin on an older tested release of SGLang, then the same with that release's patches and no plugin
+test-release: lint release
+	PYTHONPATH=$(OLDER) $(RUN) -m pytest tests/contract tests/e2e/test_reference.py tests/e2e/test_radix_cache.py
+	$(RUN) -m patches.verify $(RELEASE)
+
+# its package alone, beside the cached dependencies of the newest one
+release: environment
+	@test -d $(OLDER)/sglang || $$(cat .venv/base)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --target $(OLDER) sglang==$(RELEASE)
 
 lint: environment
 	$(RUN) -m ruff check .

@@ -19,6 +19,8 @@ def copy(package_folder: Path, folder: Path) -> Path:
     """Copy the package `sglang` as a checkout has it, `folder/python/sglang`; returns the folder that holds the package."""
     holder = folder / CHECKOUT
     shutil.copytree(package_folder / "sglang", holder / "sglang")  # compiled files stay valid: copies keep their times
+    for metadata in package_folder.glob("sglang-*.dist-info"):  # what says which release it is
+        shutil.copytree(metadata, holder / metadata.name)
     return holder
 
 

@@ -1,9 +1,10 @@
-"""`python -m patches.build [RELEASE ...]`: write the series anew, of the installed release or of those named."""
+"""`python -m patches.build [RELEASE ...]`: write the series anew, of every tested release that is here or of those named."""
 
 import sys
 from pathlib import Path
 
 from patches import series, sources
+from specprefill_sgl.compat import releases
 
 FOLDER = Path(__file__).parent
 
@@ -21,5 +22,6 @@ def write(release: str) -> int:
 
 
 if __name__ == "__main__":
-    for one in sys.argv[1:] or [sources.installed_release()]:
+    here = [one for one in releases.TESTED if one == sources.installed_release() or sources.is_fetched(one)]
+    for one in sys.argv[1:] or here:
         print(f"patches/{one}: {write(one)} patches")

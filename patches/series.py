@@ -11,7 +11,7 @@ from pathlib import Path
 
 import specprefill_sgl.hooks
 from patches import sources
-from specprefill_sgl.hooks import HOOKS, WHEN_LOADED, Hook
+from specprefill_sgl.hooks import WHEN_LOADED, Hook, of_release
 
 _HOOKS = Path(specprefill_sgl.hooks.__file__).parent
 _WIDTH = 76
@@ -19,12 +19,12 @@ _WIDTH = 76
 
 def build(release: str) -> dict[str, str]:
     """The files of a release's series by name: `series` lists the patches in order."""
-    hooks = (*HOOKS, *WHEN_LOADED)
+    hooks = seams(release)
     folder, texts = sources.package_folder(release), {}
     groups = [(None, []), *_by_file(hooks)]
     patches = {}
     for number, (room, group) in enumerate(groups, 1):
-        changed = _seam_module() if room is None else _seams(folder, texts, group)
+        changed = _seam_module() if room is None else _decorated(folder, texts, group)
         subject, body = _about_the_module() if room is None else _about(room, group)
         name = f"{number:04}-{room or 'seams'}.patch"
         before = {path: texts.get(path, None if room is None else (folder / path).read_text()) for path in changed}
@@ -33,6 +33,11 @@ def build(release: str) -> dict[str, str]:
         patches[name] = head + "".join(_diff(path, before[path], text) for path, text in sorted(changed.items()))
         texts |= changed
     return {"series": "".join(f"{name}\n" for name in patches)} | patches
+
+
+def seams(release: str) -> tuple[Hook, ...]:
+    """What the sources of a release are to call."""
+    return (*of_release(release), *WHEN_LOADED)
 
 
 def _by_file(hooks: tuple[Hook, ...]) -> list[tuple[str, list[Hook]]]:
@@ -46,7 +51,7 @@ def _seam_module() -> dict[str, str]:
     return {sources.SEAM_MODULE: Path(__file__).with_name("spec_prefill.py").read_text()}
 
 
-def _seams(folder: Path, texts: dict[str, str], hooks: list[Hook]) -> dict[str, str]:
+def _decorated(folder: Path, texts: dict[str, str], hooks: list[Hook]) -> dict[str, str]:
     """The files that a group of hooks changes."""
     changed: dict[str, str] = {}
     for hook in hooks:

@@ -33,13 +33,22 @@ def package_folder(release: str) -> Path:
         assert spec.submodule_search_locations is not None
         folder = Path(spec.submodule_search_locations[0]).parent
     else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        folder = cache / "specprefill-sgl" / f"sglang-{release}"
-        if not (folder / "sglang").is_dir():
+        folder = _fetched(release)
+        if not is_fetched(release):
             raise FileNotFoundError(f"sglang {release} is not in {folder}: make release RELEASE={release}")
     if (folder / SEAM_MODULE).exists():
         raise ValueError(f"{folder / 'sglang'} has been patched: this needs it as its wheel has it")
     return folder
+
+
+def is_fetched(release: str) -> bool:
+    """Whether `make release` has been here."""
+    return (_fetched(release) / "sglang").is_dir()
+
+
+def _fetched(release: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return cache / "specprefill-sgl" / f"sglang-{release}"
 
 
 def file_of(folder: Path, target: str) -> str:

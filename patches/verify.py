@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 from patches import apply, series, sources
-from specprefill_sgl.hooks import HOOKS, WHEN_LOADED
 
 _ROOT = Path(__file__).parents[1]
 _CONTRACT = ("tests/contract/test_hooks.py::test_target_has_the_expected_parameters",)
@@ -108,7 +107,7 @@ def main(argv: list[str]) -> None:
         if found := lint(sources.package_folder(release), holder, release):
             sys.exit("\n".join(found))
         print(f"lint: nothing new in {len(apply.changed_files(release))} files")
-        hooks = {(hook.target, hook.kind, hook.path) for hook in (*HOOKS, *WHEN_LOADED)}
+        hooks = {(hook.target, hook.kind, hook.path) for hook in series.seams(release)}
         if differing := hooks ^ calls(holder, release):
             sys.exit(f"table and sources differ: {sorted(differing)}")
         print(f"seams: {len(hooks)}, those of the table")

@@ -1,5 +1,6 @@
 """The only place that knows SGLang's releases, options and model families, and what of them cannot be combined."""
 
+from specprefill_sgl.compat import releases
 from specprefill_sgl.compat.models import (
     absorb_latents,
     cannot_resume,
@@ -60,6 +61,7 @@ __all__ = [
     "never_run",
     "reads_prompts",
     "refusals",
+    "releases",
     "table",
     "target_model_config",
     "working",

@@ -1,4 +1,4 @@
-"""Tested releases of SGLang, the names of its options, and which of them cannot be combined with Speculative Prefill.
+"""The names of SGLang's options, and which of them cannot be combined with Speculative Prefill.
 
 Option names and attributes are those of SGLang 0.5.23.
 """
@@ -9,11 +9,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from specprefill_sgl.compat import releases
 from specprefill_sgl.config import ConfigError, needs_queue, needs_radix_cache
 
 logger = logging.getLogger(__name__)
 
-TESTED_SGLANG = ("0.5.23",)
 APP_OF_WORKERS = "specprefill_sgl.hooks.http_worker:app"  # what processes of --tokenizer-worker-num import
 SHORTEST_QUEUE = 2  # for running requests to go back to: SGLang refuses whoever arrives when it is full
 
@@ -130,20 +130,20 @@ _REJECTED_ENVIRONMENT = {
 
 def is_tested() -> bool:
     """Whether the installed release of SGLang is one whose internals were tested."""
-    return version("sglang") in TESTED_SGLANG
+    return version("sglang") in releases.TESTED
 
 
 def check_version() -> None:
     """Refuse any other."""
     if not is_tested():
-        raise ConfigError(f"--spec-prefill is tested with sglang {', '.join(TESTED_SGLANG)}, not with {version('sglang')}.")
+        raise ConfigError(f"--spec-prefill is tested with sglang {', '.join(releases.TESTED)}, not with {version('sglang')}.")
 
 
 def refused_options() -> Iterator[tuple[str, Callable[[Any], bool], str]]:
     """Everything that is refused: as a user types it, whether it is on of resolved options, why."""
     from sglang.srt.environ import envs
 
-    yield from _REJECTED_OPTIONS
+    yield from (*_REJECTED_OPTIONS, *releases.installed().REFUSED)
     for name, is_on, why in _REJECTED_BESIDE_DISAGGREGATION:
         yield f"{name} with --disaggregation-mode", partial(_beside_disaggregation, is_on), why
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):

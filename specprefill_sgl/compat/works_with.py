@@ -219,7 +219,8 @@ def working(server_args: Any) -> list[Row]:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    return [row for row in _WORKING if row.is_on(args)]
+    refused = {name for name, _, _ in refused_options()}  # in this release
+    return [row for row in _WORKING if row.option not in refused and row.is_on(args)]
 
 
 def markdown() -> str:

@@ -3,6 +3,7 @@
 SGLang logs and swallows errors of plugins and hooks, so a half-applied set would serve wrong answers; `verify` refuses it.
 """
 
+from importlib.metadata import version
 from typing import NamedTuple
 
 from specprefill_sgl import compat
@@ -28,7 +29,7 @@ class Hook(NamedTuple):
         return f"{__name__}.{self.function}"
 
 
-HOOKS = (
+_NEWEST = (
     Hook("sglang.srt.server_args.ServerArgs.add_cli_args", "AFTER", "launch:add_flags", ("parser",)),
     Hook("sglang.srt.server_args.ServerArgs.from_cli_args", "AFTER", "launch:attach_flags", ("cls", "args")),
     Hook("sglang.srt.server_args.ServerArgs.check_server_args", "AFTER", "launch:check_at_start", ("self",)),
@@ -148,6 +149,14 @@ HOOKS = (
     Hook("sglang.srt.managers.schedule_batch.Req.build_rebootstrap_payload", "AFTER", "decode_side:ask_dense", ("self",)),
 )
 
+
+def of_release(release: str) -> tuple[Hook, ...]:
+    """The hooks of a tested release: in an older one some targets are elsewhere (`compat.releases`)."""
+    moved = compat.releases.of(release).MOVED
+    return tuple(hook._replace(**moved.get(hook.target, {})) for hook in _NEWEST)
+
+
+HOOKS = of_release(version("sglang"))
 # of backends that not every server can import: wrapped by `hooks.speculation` once they are loaded
 WHEN_LOADED = tuple(
     Hook(f"{backend}.common_template", "AROUND", "speculation:index_by_lengths", ("self", "forward_batch"))

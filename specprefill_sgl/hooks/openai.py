@@ -73,9 +73,9 @@ def extend_message(result: Any, _serving: Any, response: Any, *_args: Any, **_kw
     return _with_sglext(result, getattr(response.sglext, KEY, None))
 
 
-def extend_response(result: Any, request: Any, *_args: Any, **_kwargs: Any) -> Any:
+def extend_response(result: Any, *_args: Any, **_kwargs: Any) -> Any:
     """AFTER OpenAIServingResponses._build_response, whose result may be stored, too."""
-    return _with_sglext(result, (_seen.get() or {}).get(request.request_id))
+    return _with_sglext(result, (_seen.get() or {}).get(result.id))
 
 
 def _with_sglext(result: Any, reply: dict[str, Any] | None) -> Any:

@@ -71,12 +71,7 @@ def _own_ranks() -> Iterator[None]:
 
             stack.enter_context(draft_pp_context())
         if get_parallel().attn_dp_size > 1:
-            from sglang.srt.configs.draft_parallel import DraftParallelSpec, DraftTPExecution
-            from sglang.srt.speculative.draft_parallel import resolve_draft_parallel_layout
-            from sglang.srt.speculative.spec_utils import draft_tp_context
-
-            layout = resolve_draft_parallel_layout(DraftParallelSpec(tp_execution=DraftTPExecution.SINGLE_GROUP))
-            stack.enter_context(draft_tp_context(layout))
+            stack.enter_context(compat.releases.installed().attention_ranks())
         yield
 
 

@@ -5,6 +5,7 @@ A new count after an upgrade means a reader nobody has judged; a coded id that r
 """
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import sglang.srt
@@ -53,6 +54,18 @@ REFUSED_OR_DENSE = {
     "speculative/dspark_components/dspark_verify.py": 1,
     "speculative/ngram_worker.py": 1,
 }
+# where an older release has other numbers: the same files, of what is refused or dense, and speculation by NGRAM, refused there
+IN_OLDER_RELEASES = {
+    "0.5.22": {
+        "constrained/grammar_manager.py": 0,
+        "disaggregation/decode_hicache_mixin.py": 3,
+        "dllm/mixin/req.py": 2,
+        "model_executor/forward_batch_info.py": 0,
+        "model_executor/model_runner_components/ngram_embedding_manager.py": 2,
+        "rust_server/server.py": 0,
+        "speculative/ngram_worker.py": 4,
+    }
+}
 
 
 def test_no_reader_is_new():
@@ -62,4 +75,6 @@ def test_no_reader_is_new():
         lines = sum(bool(re.search(r"origin_input_ids\b", line)) for line in file.read_text(encoding="utf-8").splitlines())
         if lines:
             found[file.relative_to(root).as_posix()] = lines
-    assert found == READS_LENGTHS_OR_KEYS | JUDGED_LINE_BY_LINE | BEFORE_THE_STAGE | REFUSED_OR_DENSE
+    judged = READS_LENGTHS_OR_KEYS | JUDGED_LINE_BY_LINE | BEFORE_THE_STAGE | REFUSED_OR_DENSE
+    judged |= IN_OLDER_RELEASES.get(version("sglang"), {})
+    assert found == {file: lines for file, lines in judged.items() if lines}

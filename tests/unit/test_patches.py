@@ -7,7 +7,8 @@ import pytest
 
 from patches import apply, series, sources, verify
 from patches.build import FOLDER
-from specprefill_sgl.hooks import HOOKS, WHEN_LOADED, Hook, attachment
+from specprefill_sgl.compat import releases
+from specprefill_sgl.hooks import HOOKS, Hook, attachment, of_release
 
 RELEASE = sources.installed_release()
 CLASS = """\
@@ -34,13 +35,24 @@ def patched(tmp_path_factory):
 def test_committed_series_is_what_the_table_gives(monkeypatch):
     assert (FOLDER / RELEASE).is_dir()
     assert verify.is_current(RELEASE), "hooks or their docstrings changed: python -m patches.build"
-    monkeypatch.setattr(series, "HOOKS", HOOKS[1:])
+    monkeypatch.setattr(series, "of_release", lambda release: HOOKS[1:])
     assert not verify.is_current(RELEASE)
+
+
+@pytest.mark.parametrize("release", releases.TESTED[1:])
+def test_series_of_an_older_release(release):
+    """The same seams, other places; whether they are current is seen where that release has been fetched (`make release`)."""
+    names = (FOLDER / release / "series").read_text()
+    assert names == (FOLDER / RELEASE / "series").read_text(), "make release; python -m patches.build"
+    moved = {target: there["target"] for target, there in releases.of(release).MOVED.items()}
+    assert [hook.target for hook in of_release(release)] == [moved.get(hook.target, hook.target) for hook in HOOKS]
+    if sources.is_fetched(release):
+        assert verify.is_current(release), f"hooks or their docstrings changed: python -m patches.build {release}"
 
 
 def test_sources_call_what_the_table_names(patched):
     """Applied, taken off again and applied as in an installed wheel on the way."""
-    hooks = {(hook.target, hook.kind, hook.path) for hook in (*HOOKS, *WHEN_LOADED)}
+    hooks = {(hook.target, hook.kind, hook.path) for hook in series.seams(RELEASE)}
     assert verify.calls(patched, RELEASE) == hooks
 
 
