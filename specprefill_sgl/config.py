@@ -13,10 +13,11 @@ from specprefill_sgl.selection.rule import CHANGEABLE, MOST_LOOKAHEAD, Heads, Pr
 ENVIRONMENT_VARIABLE = "SGLANG_SPEC_PREFILL_CONFIG"
 PREFIX = "spec_prefill"
 Backfill = Literal["off", "turn", "answer"]
+_PATHS = ("draft_model_path", "predictor")
 _FOUND_AT_START = {"calibrated", "forgetful"}  # nobody gives these
 
 _LOWEST = {
-    **{"min_tokens": 0, "layers": 2, "backlog": 1, "keep_first": 0, "keep_last": 0},
+    **{"min_tokens": 0, "layers": 2, "tail": 1, "backlog": 1, "keep_first": 0, "keep_last": 0},
     **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1, "backfill_tokens": 1, "backfill_decodes": 1},
 }
 
@@ -49,6 +50,10 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         The rule that chooses tokens; `lookahead` to `ignore_tail` change it, None leaves it as it is (`selection.rule.Rule`).
     layers : int or None
         First layers of the target that read, of the method early-layers.
+    predictor : str or None
+        Folder of a predictor, from `python -m specprefill_sgl train-predictor`, of the method kv-prediction.
+    tail : int
+        Last prompt tokens whose KV that method does not predict.
     heads : tuple of str
         Files of calibrated heads, from `python -m specprefill_sgl calibrate`; on the command line separated by commas.
     calibrated : dict of str to tuple of (layer, head)
@@ -87,6 +92,8 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 1024
     selection: Preset = "best"
     layers: int | None = None
+    predictor: str | None = None
+    tail: int = 32
     heads: tuple[str, ...] = ()
     calibrated: dict[str, Heads] = {}
     forgetful: tuple[str, ...] = ()
@@ -223,8 +230,8 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`") if "$." in str(error) else "config"
         raise ConfigError(f"{flag(field)}: {error}.") from None
-    if config.draft_model_path is not None:
-        config = msgspec.structs.replace(config, draft_model_path=os.path.expanduser(config.draft_model_path))
+    paths = {name: os.path.expanduser(path) for name in _PATHS if (path := getattr(config, name)) is not None}
+    config = msgspec.structs.replace(config, **paths)
     if len(set(config.method)) < max(len(config.method), 1):
         _out_of_range("method", "names, each once", ",".join(config.method))
     if not (math.isfinite(config.keep_ratio) and 0 < config.keep_ratio <= 1):

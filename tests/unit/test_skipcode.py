@@ -13,11 +13,11 @@ tokens = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=200)
 
 
 def decode(codes):
-    """Token ids and original positions; skips are signed numbers of 31 bits above the token's 32."""
+    """Token ids and original positions; skips are signed numbers of 30 bits above the token's 32."""
     ids, positions, before = [], [], -1
     for code in codes:
-        skip = code >> 32
-        before += 1 + (skip - 2**31 if skip >= 2**30 else skip)
+        skip = (code >> 32) & (2**30 - 1)
+        before += 1 + (skip - 2**30 if skip >= 2**29 else skip)
         ids.append(code & TOKEN_MASK)
         positions.append(before)
     return ids, positions
@@ -62,6 +62,19 @@ def test_whole_prompt_is_its_plain_ids():
     assert encode(ids, np.arange(3)) == ids
 
 
-def test_a_skip_beyond_31_bits_is_refused():
-    with pytest.raises(ValueError, match="31 bits"):
-        encode(np.zeros(1, np.int64), np.array([2**31]))
+def test_a_skip_beyond_30_bits_is_refused():
+    with pytest.raises(ValueError, match="30 bits"):
+        encode(np.zeros(1, np.int64), np.array([2**29 + 1]))
+
+
+@given(kept_prompts(), kept_prompts(), st.integers(0, 200), st.integers(0, 200))
+def test_a_predicted_prefix_is_nobody_elses(one, other, predicted_a, predicted_b):
+    """Of prompts that are the same or not: codes agree no further than tokens, positions, and whose KV it is."""
+    for (ids_a, kept_a), (ids_b, kept_b) in ((one, other), (one, one)):
+        a, b = encode(ids_a, kept_a, predicted_a), encode(ids_b, kept_b, predicted_b)
+        assert min(a) >= 0
+        assert decode(a)[1] == kept_a.tolist()
+        wanted = [(ids_a[p], p, at < predicted_a) for at, p in enumerate(kept_a)]
+        found = [(ids_b[p], p, at < predicted_b) for at, p in enumerate(kept_b)]
+        for length in range(1, min(len(a), len(b)) + 1):
+            assert (a[:length] == b[:length]) == (wanted[:length] == found[:length])
