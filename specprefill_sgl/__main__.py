@@ -1,12 +1,13 @@
 """`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?
 
 `... playground`: a page to try it on. `... tune`: which keep ratio?
+`... train-predictor`: fits what kv-prediction, experimental, predicts with.
 """
 
 import importlib
 import sys
 
-_COMMANDS = ("calibrate", "check", "explain", "playground", "tune")
+_COMMANDS = ("calibrate", "check", "explain", "playground", "train-predictor", "tune")
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in _COMMANDS:
         sys.exit(f"usage: python -m specprefill_sgl {{{','.join(_COMMANDS)}}} ...")
-    importlib.import_module(f"specprefill_sgl.cli.{name}").main(sys.argv[2:])
+    importlib.import_module(f"specprefill_sgl.cli.{name.replace('-', '_')}").main(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""`python -m specprefill_sgl check | explain | calibrate | playground | tune`."""
+"""`python -m specprefill_sgl check | explain | calibrate | playground | train-predictor | tune`."""

@@ -40,5 +40,7 @@ def main(argv: list[str]) -> None:
         sys.exit("\n".join(f"specprefill-sgl: {sentence}" for sentence in refused))
     check_at_start(None, server_args)
     print("server flags, target, draft and tokenizers: compatible")
+    for warning in registry.warnings(config, server_args):
+        print(warning)
     for line in memory.report(config_of(server_args), server_args):
         print(line)

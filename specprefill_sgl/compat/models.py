@@ -142,14 +142,14 @@ def check_draft(model: Any) -> None:
     _refuse(model, f"draft model ({flag('draft_model_path')})", (*_REFUSED, *_REFUSED_DRAFTS))
 
 
-def first_layers_refusals(server_args: Any) -> Iterator[str]:
-    """A sentence for each option of a server beside which a target's first layers cannot run."""
+def first_layers_refusals(server_args: Any, method: str = "early-layers") -> Iterator[str]:
+    """A sentence for each option of a server beside which a target's first layers cannot run, for a method that needs them."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
     for name, is_on, why in _REFUSED_BESIDE_FIRST_LAYERS:
         if is_on(args):
-            yield f"--spec-prefill-method early-layers cannot be combined with {name}: {why}."
+            yield f"--spec-prefill-method {method} cannot be combined with {name}: {why}."
 
 
 def check_first_layers(model: Any) -> None:
@@ -163,6 +163,19 @@ def check_first_layers(model: Any) -> None:
     for holds, why in _REFUSED_DRAFTS:
         if holds(model):
             raise ConfigError(f"--spec-prefill-method early-layers cannot read with this target: {why}.")
+
+
+def check_predicted_target(model: Any) -> None:
+    """Refuse a ModelConfig whose keys and values cannot be those of a linear map (kv-prediction), or cannot feed one.
+
+    Raises
+    ------
+    ConfigError
+        One sentence with the reason.
+    """
+    for holds, why in _REFUSED_PREDICTED:
+        if holds(model):
+            raise ConfigError(f"--spec-prefill-method kv-prediction cannot serve {model.model_path}: {why}.")
 
 
 def check_handover(server_args: Any, model: Any) -> None:
@@ -247,6 +260,14 @@ _REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 _REFUSED_DRAFTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (_is_sparse, "a sparse index sees what it chose only, so it cannot score a prompt"),
+)
+
+_REFUSED_PREDICTED: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (is_latent, "latent attention (MLA) keeps no keys and values of heads"),
+    (lambda model: hybrid_config(model) is not None, "recurrent states are not predicted"),
+    (lambda model: bool(model.is_hybrid_swa), "sliding windows keep their keys in a pool of their own"),
+    (_is_sparse, "the keys of a sparse index are not predicted"),
+    (lambda model: model.is_multimodal, "its positions may have three dimensions"),
 )
 
 # What SGLang transfers beside KV lies where the decode side expects it by the prompt's length, not by the kept tokens.

@@ -122,6 +122,27 @@ _REJECTED_BESIDE_DISAGGREGATION: tuple[tuple[str, Callable[[Any], bool], str], .
     ),
 )
 
+# the same beside --spec-prefill-method kv-prediction
+_REJECTED_BESIDE_PREDICTION: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("--disable-radix-cache", lambda a: a.disable_radix_cache, "predicted KV is handed over in the radix cache"),
+    (
+        "--speculative-algorithm",
+        lambda a: a.speculative_algorithm is not None,
+        "the KV of what drafts the answer is not predicted",
+    ),
+    ("--enable-lora", lambda a: a.enable_lora, "an adapter has other keys and values than the predictor was trained for"),
+    ("--pp-size", lambda a: a.pp_size > 1, "the stages after the first one hold layers that it would have to write"),
+    ("--attn-dp-size", lambda a: a.attn_dp_size > 1, "it was not tried"),
+    ("--disaggregation-mode", lambda a: a.disaggregation_mode != "null", "the decode side does not know of it"),
+    ("--enable-hierarchical-cache", lambda a: a.enable_hierarchical_cache, "it was not tried"),
+    ("--enable-unified-memory", lambda a: a.enable_unified_memory, "slots of its pool move"),
+    (
+        "--kv-cache-dtype",
+        lambda a: a.kv_cache_dtype not in ("auto", "bfloat16", "bf16"),
+        "what a quantized pool makes of predicted keys was not measured",
+    ),
+)
+
 _REJECTED_ENVIRONMENT = {
     "SGLANG_RUST_SERVER": "the Rust front end loads no plugins",
     "SGLANG_USE_HND_KVCACHE": "it stores keys page by page, which scoring does not read",
@@ -190,6 +211,16 @@ def refusals(server_args: Any) -> Iterator[str]:
 
     args = resolving_view(server_args)
     return (f"--spec-prefill cannot be combined with {name}: {why}." for name, is_on, why in refused_options() if is_on(args))
+
+
+def prediction_refusals(server_args: Any) -> Iterator[str]:
+    """The same for what the method kv-prediction cannot be combined with."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    args = resolving_view(server_args)
+    for name, is_on, why in _REJECTED_BESIDE_PREDICTION:
+        if is_on(args):
+            yield f"--spec-prefill-method kv-prediction cannot be combined with {name}: {why}."
 
 
 def check_server_options(server_args: Any) -> None:

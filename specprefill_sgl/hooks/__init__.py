@@ -9,6 +9,7 @@ from typing import NamedTuple
 from specprefill_sgl import compat
 
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_WEIGHTS = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
 _DISAGGREGATION = "sglang.srt.disaggregation"
 _OPENAI = "sglang.srt.entrypoints.openai"
 _ANTHROPIC = "sglang.srt.entrypoints.anthropic.serving.AnthropicServing"
@@ -112,6 +113,10 @@ _NEWEST = (
         "AFTER",
         "scheduler:no_grammar_behind_the_stage",
         ("self",),
+    ),
+    *(
+        Hook(f"{_WEIGHTS}.update_weights_from_{source}", "AFTER", "prediction:outdate", ("self", "recv_req"))
+        for source in ("disk", "distributed", "tensor", "ipc")
     ),
     Hook("sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_extend", "AFTER", "model:mask_ids", ("self",)),
     Hook(

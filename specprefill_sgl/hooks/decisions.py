@@ -155,6 +155,9 @@ def _record(scheduler: Any, req: Any, outcome: Outcome) -> None:
             open_turns(scheduler).append((req, stage.remember_whole(prompt_of(req, stage))))
         return
     assert outcome.positions is not None
+    if state.predicted:
+        replace_ids(req, skipcode.encode(req.origin_input_ids, outcome.positions, state.predicted))
+        return
     stage = _stage(scheduler)
     open_turns(scheduler).append((req, stage.remember(prompt_of(req, stage), outcome)))
     plan(scheduler, req, stage)

@@ -31,6 +31,8 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("ignore_first", int, "Attention on that many tokens at the start counts for nothing. Default 4; paper: 0."),
     ("ignore_tail", str, "Nor does attention on kept tokens at the end: true or false. Default true; paper: false."),
     ("layers", int, "First layers of the target that read, of the method early-layers."),
+    ("predictor", str, "Folder of a predictor (python -m specprefill_sgl train-predictor), of kv-prediction, experimental."),
+    ("tail", int, "Last prompt tokens whose KV kv-prediction, experimental, does not predict."),
     ("heads", str, "Files of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
     ("revive_every", int, "Output tokens after which dropped tokens that the answer asks for return; 0: none return."),
     ("revive_chunks", int, "At most so many chunks return at a time."),

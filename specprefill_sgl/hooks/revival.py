@@ -108,7 +108,7 @@ def _state(req: Any) -> PromptState:
 def _is_due(req: Any, stage: Stage) -> bool:
     """Whether the answer is long enough since it was last asked, and will go on."""
     state = sparse_state_of(req)
-    if state is None or state.reading is not None or not may_go_back(req):
+    if state is None or state.reading is not None or state.predicted or not may_go_back(req):
         return False
     every, said = _setting(state, stage, "revive_every"), len(req.output_ids)
     if not every or len(state.revived) >= _setting(state, stage, "revive_max") or not _may_return(state, stage):

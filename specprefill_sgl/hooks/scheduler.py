@@ -11,6 +11,7 @@ from specprefill_sgl.hooks.decisions import decide, in_context, outcome_of, see
 from specprefill_sgl.hooks.followers import follow
 from specprefill_sgl.hooks.internal_state import metrics_of
 from specprefill_sgl.hooks.pipeline import follows, relay
+from specprefill_sgl.hooks.prediction import go_dense_where_evicted
 from specprefill_sgl.hooks.revival import revive
 from specprefill_sgl.hooks.setup import stage_of
 from specprefill_sgl.hooks.streams import forward_stream
@@ -45,6 +46,7 @@ def speculate(original: Any, scheduler: Any, prefill_delayer_single_pass: Any, r
             see(scheduler, req, stage)
     back = make_exact(scheduler, stage, running_batch) or revive(scheduler, stage, running_batch)
     _draft(scheduler, stage, running_batch)
+    go_dense_where_evicted(scheduler)
     # who was retracted now must not be admitted now (`hooks.readmission`)
     held = list(scheduler.waiting_queue) if back else _held(scheduler, stage)
     relay(scheduler, held)

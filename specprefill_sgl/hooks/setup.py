@@ -47,6 +47,8 @@ def init_methods(_result: Any, scheduler: Any, *_args: Any) -> None:
     methods = registry.load(config, scheduler, ranks, chunk_tokens)
     if not methods:
         return
+    for warning in registry.warnings(config, scheduler.server_args):
+        logger.warning("--spec-prefill: %s", warning)
     if compat.never_run(scheduler.model_config):
         logger.warning("--spec-prefill: sparse attention under Speculative Prefill was read, never run: check its answers.")
     window = scheduler.tp_worker.model_runner.sliding_window_size or 0

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from specprefill_sgl.request.prompts import Cast, Prompt
+from specprefill_sgl.request.prompts import Cast, Predicted, Prompt
 from specprefill_sgl.selection.rule import Rule
 
 
@@ -47,8 +47,8 @@ class Pass(Protocol):
     def cancel(self, index: int) -> None:
         """A prompt that is not wanted any more: its votes will be None."""
 
-    def votes(self) -> list[Cast | None]:
-        """After the last step, of each prompt, as far as this rank knows."""
+    def votes(self) -> Sequence[Cast | Predicted | None]:
+        """After the last step, of each prompt, as far as this rank knows; or what it has predicted, the same on every rank."""
 
     def joined(self, cast: Cast) -> Cast:
         """The votes of all ranks; called by all in the same order."""

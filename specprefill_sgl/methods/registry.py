@@ -8,6 +8,7 @@ import msgspec
 
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.kv_prediction import WARNING as KV_PREDICTION_WARNING
 from specprefill_sgl.methods.own_tokens import OwnTokens
 from specprefill_sgl.methods.protocol import Method, Planned
 from specprefill_sgl.models.ranks import Ranks
@@ -27,11 +28,14 @@ class Entry(NamedTuple):
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
         Fields that have no effect without it, those it needs included.
+    warning : str
+        What whoever loads it must know; said by `check` and in the log.
     """
 
     module: str
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    warning: str = ""
 
     @property
     def code(self) -> Any:
@@ -45,6 +49,12 @@ METHODS: dict[str, Entry] = {
         "specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", "draft_tokenizer", *_OF_MODELS)
     ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
+    "kv-prediction": Entry(
+        "specprefill_sgl.methods.kv_prediction.entry",
+        needs=("predictor",),
+        reads=("predictor", "tail", "draft_model_path", "draft_max_tokens"),
+        warning=KV_PREDICTION_WARNING,
+    ),
 }
 
 
@@ -77,6 +87,11 @@ def refusals(config: SpecPrefillConfig, server_args: Any) -> Iterator[str]:
     for name in _loaded(config, server_args):
         if (of_method := getattr(METHODS[name].code, "refusals", None)) is not None:
             yield from of_method(server_args)
+
+
+def warnings(config: SpecPrefillConfig, server_args: Any) -> Iterator[str]:
+    """A sentence for each loaded method that asks for care."""
+    return (METHODS[name].warning for name in _loaded(config, server_args) if METHODS[name].warning)
 
 
 def _loaded(config: SpecPrefillConfig, server_args: Any) -> tuple[str, ...]:

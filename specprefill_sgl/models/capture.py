@@ -25,6 +25,8 @@ class QueryCapture:
     backend : AttentionBackend
     pool : KVCache
         Where that backend writes keys and values.
+    keys_suffice : bool
+        Else a forward of which no rows are wanted is computed as others are: what leaves the last layer is wanted.
 
     Attributes
     ----------
@@ -35,11 +37,14 @@ class QueryCapture:
         Attention sinks [heads] of the layers that have them, by number: one more logit, whose weight goes nowhere.
     """
 
-    _OWN = frozenset({"_backend", "_pool", "_rows", "_keys_only", "_taken", "_graphs", "_numbers", "layers", "sinks"})
+    _OWN = frozenset(
+        {"_backend", "_pool", "_rows", "_keys_only", "_keys_suffice", "_taken", "_graphs", "_numbers", "layers", "sinks"}
+    )
 
-    def __init__(self, backend: Any, pool: Any):
+    def __init__(self, backend: Any, pool: Any, *, keys_suffice: bool = True):
         self._backend = backend
         self._pool = pool
+        self._keys_suffice = keys_suffice
         self._rows: torch.Tensor | None = None
         self._keys_only = False
         self._taken: dict[int, torch.Tensor] = {}
@@ -98,7 +103,7 @@ class QueryCapture:
 
     def arm(self, rows: torch.Tensor | None) -> None:
         """Keep these rows (int64 [n], on the device) of the next forward; of None, only the keys are wanted."""
-        self._rows, self._keys_only, self._taken = rows, rows is None, {}
+        self._rows, self._keys_only, self._taken = rows, rows is None and self._keys_suffice, {}
 
     def disarm(self) -> dict[int, torch.Tensor]:
         """Stop recording; returns what was kept: number of the layer -> [n, heads, head_dim]."""

@@ -40,6 +40,8 @@ class PrivateModel:
         Makes the runner, from `PrivateRunner`'s keyword arguments.
     voting_part : int
         Where no heads are chosen, one of so many layers votes, the last ones.
+    keys_suffice : bool
+        Else what leaves the last layer is wanted of every token.
     """
 
     @own_settings()
@@ -52,8 +54,9 @@ class PrivateModel:
         chunk_tokens: int,
         runner: Callable[..., PrivateRunner] = PrivateRunner,
         voting_part: int = 1,
+        keys_suffice: bool = True,
     ):
-        self.chunk_tokens, self._voting_part = chunk_tokens, voting_part
+        self.chunk_tokens, self._voting_part, self._keys_suffice = chunk_tokens, voting_part, keys_suffice
         self._lookahead, self._part = config.rule.lookahead, 1  # of the group in progress
         self.context_len = model_config.context_len
         page = scheduler.page_size
@@ -85,7 +88,8 @@ class PrivateModel:
         self._runner.init_attention_backends()
         if self._runner.use_mla_backend:
             absorb_always(self._runner.attn_backend)
-        self._capture = QueryCapture(self._runner.attn_backend, self._runner.token_to_kv_pool)
+        pool = self._runner.token_to_kv_pool
+        self._capture = QueryCapture(self._runner.attn_backend, pool, keys_suffice=self._keys_suffice)
         self._runner.attn_backend = self._capture
         skip_what_follows(self._runner.model, lambda: self._capture is not None and self._capture.is_keys_only)
 
@@ -113,6 +117,11 @@ class PrivateModel:
         self._tree.reset()
         self._runner.req_to_token_pool.clear()
         self._runner.token_to_kv_pool_allocator.clear()
+
+    @property
+    def runner(self) -> PrivateRunner:
+        """SGLang's, with the model and its pools."""
+        return self._runner
 
     @property
     def device(self) -> torch.device:

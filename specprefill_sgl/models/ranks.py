@@ -56,6 +56,14 @@ class Ranks:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self._group.device_group)
         return tensor
 
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All ranks' tensors, [tokens, heads, dim] each, joined by heads in the order of the ranks."""
+        if self._alone:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self._group.world_size)]
+        dist.all_gather(parts, tensor.contiguous(), group=self._group.device_group)
+        return torch.cat(parts, dim=1)
+
     def from_first(self, value: Any) -> Any:
         """Rank 0's value on every rank, over the CPU group."""
         if self._alone:

@@ -30,7 +30,12 @@ class Metrics:
         """One request, once, when its outcome is known; of a dense one no method is counted."""
         how, reason = ("dense", outcome.reason or "") if outcome.positions is None else ("sparse", "")
         kept = prompt_tokens if outcome.positions is None else len(outcome.positions)
-        tokens = {"kept": kept - outcome.cached_tokens, "dropped": prompt_tokens - kept, "cached": outcome.cached_tokens}
+        tokens = {
+            "kept": kept - outcome.cached_tokens - outcome.predicted,
+            "dropped": prompt_tokens - kept,
+            "cached": outcome.cached_tokens,
+            "predicted": outcome.predicted,
+        }
         self.requests[how, reason] += 1
         self.tokens.update(tokens)
         if self._prometheus is not None:

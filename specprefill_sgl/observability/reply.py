@@ -28,6 +28,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "method": state.method if applied else None,
         "prompt_tokens": state.prompt_tokens,
         "kept_tokens": kept_tokens,
+        "predicted_tokens": state.predicted,
         "keep_ratio": kept_tokens / max(state.prompt_tokens, 1),
         "keep_ratio_used": state.keep.ratio,
         "keep_ratio_reason": state.keep.reason,

@@ -123,6 +123,12 @@ class Cast(NamedTuple):
     reading: Reading | None = None
 
 
+class Predicted(NamedTuple):
+    """KV of so many tokens at a prompt's start is in the target's radix cache, under their codes (`request.skipcode`)."""
+
+    tokens: int
+
+
 class Votes(msgspec.Struct, frozen=True, kw_only=True):
     """Who asked for what, to explain a selection.
 
@@ -157,6 +163,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Tokens the prompt has for its reader, and those whose keys it had already.
     cached_tokens : int
         Prompt tokens kept because the target's radix cache held them when the prompt was selected from.
+    predicted : int
+        Prompt tokens at the start whose KV is predicted; then none is dropped.
     scores : float32 [chunks] or None
         What the chunks were ranked by; None where nothing was scored.
     votes : Votes or None
@@ -174,6 +182,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     draft_tokens: int = 0
     draft_cached_tokens: int = 0
     cached_tokens: int = 0
+    predicted: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
     elsewhere: bool = False

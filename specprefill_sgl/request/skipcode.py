@@ -53,3 +53,10 @@ def encode(ids: array | Sequence[int], positions: np.ndarray, predicted: int = 0
 def offsets_of(positions: np.ndarray) -> np.ndarray:
     """Original position minus KV index, int64 [kept_tokens]."""
     return positions - np.arange(len(positions))
+
+
+def plain(codes: array) -> array:
+    """The tokens' ids."""
+    ids = array("q")
+    ids.frombytes((as_numpy(codes) & TOKEN_MASK).tobytes())
+    return ids

@@ -36,7 +36,8 @@ class PromptState:
     outcome : Outcome or None
         None while the request waits for its draft.
     offsets : int64 [kept_tokens] or None
-        Original position minus KV index of each kept token; None when the prompt is whole (dense, or everything kept).
+        Original position minus KV index of each kept token, where ids are coded; None when the prompt is whole (dense, or
+        everything kept). Zeros where KV is predicted.
     delta : int
         The same for every later token: tokens dropped.
     retractions, said_then : int
@@ -70,7 +71,7 @@ class PromptState:
     def decide(self, outcome: Outcome) -> None:
         """Record the outcome."""
         self.outcome = outcome
-        if outcome.positions is not None and len(outcome.positions) < self.prompt_tokens:
+        if outcome.positions is not None and (outcome.predicted or len(outcome.positions) < self.prompt_tokens):
             self._prefill(outcome.positions)
 
     def take_over(self, outcome: Outcome, kept_tokens: int) -> None:
@@ -91,6 +92,12 @@ class PromptState:
         """Nothing is dropped any more, after so many output tokens."""
         self.backfilled, self.offsets = said, None
 
+    def go_dense(self, reason: str) -> None:
+        """Nothing is coded any more."""
+        assert self.outcome is not None
+        self.outcome = msgspec.structs.replace(self.outcome, positions=None, predicted=0, reason=reason)
+        self.offsets, self.delta = None, 0
+
     def _prefill(self, positions: np.ndarray) -> None:
         self.offsets, self.delta = offsets_of(positions), self.prompt_tokens - len(positions)
 
@@ -103,8 +110,13 @@ class PromptState:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether tokens were dropped, so that ids are coded and positions offset."""
+        """Whether tokens were dropped or predicted, so that ids are coded and positions offset."""
         return self.offsets is not None
+
+    @property
+    def predicted(self) -> int:
+        """Prompt tokens at the start whose KV is predicted."""
+        return 0 if self.outcome is None else self.outcome.predicted
 
     def span_offsets(self, start: int, length: int) -> np.ndarray:
         """Offsets of KV indices [start, start + length), int64: kept prompt first, then the constant."""

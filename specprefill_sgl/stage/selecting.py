@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from specprefill_sgl.methods.protocol import Pass
-from specprefill_sgl.request.prompts import Cast, Prompt, Votes
+from specprefill_sgl.request.prompts import Cast, Predicted, Prompt, Votes
 from specprefill_sgl.selection.budget import free_chunks
 from specprefill_sgl.selection.choose import best_after, choose
 from specprefill_sgl.selection.chunks import Cut, leading_run
@@ -22,22 +22,25 @@ class Selected(NamedTuple):
     ----------
     positions : int64 [kept_tokens]
         In the order they are prefilled.
+    predicted : int
+        Of a prompt that is kept whole, tokens at the start whose KV is predicted.
     scores : float32 [chunks] or None
     votes : Votes or None
     """
 
     positions: np.ndarray
+    predicted: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
 
 
-def join(the_pass: Pass, casts: Sequence[Cast | None]) -> list[Cast | None]:
+def join(the_pass: Pass, casts: Sequence[Cast | Predicted | None]) -> list[Cast | Predicted | None]:
     """The votes of all ranks. Where one prompt's fail the rest are joined nevertheless: other ranks wait for each of them."""
-    joined: list[Cast | None] = []
+    joined: list[Cast | Predicted | None] = []
     errors: list[Exception] = []
     for one in casts:
         try:
-            joined.append(None if one is None else the_pass.joined(one))
+            joined.append(the_pass.joined(one) if isinstance(one, Cast) else one)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -45,11 +48,15 @@ def join(the_pass: Pass, casts: Sequence[Cast | None]) -> list[Cast | None]:
     return joined
 
 
-def select_each(prompts: Sequence[Prompt], casts: Sequence[Cast | None]) -> list[Selected]:
-    """Of prompts with their votes; of one that was cancelled and has none, nothing."""
-    wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if one is not None]
+def select_each(prompts: Sequence[Prompt], casts: Sequence[Cast | Predicted | None]) -> list[Selected]:
+    """Of prompts with their votes, or with their predicted KV; of one that was cancelled and has none, nothing."""
+    wanted = [(prompt, one) for prompt, one in zip(prompts, casts, strict=True) if isinstance(one, Cast)]
     found = iter(select([prompt for prompt, _ in wanted], [one for _, one in wanted]) if wanted else ())
-    return [Selected(np.arange(0)) if one is None else next(found) for one in casts]
+    return [next(found) if isinstance(one, Cast) else _whole(prompt, one) for prompt, one in zip(prompts, casts, strict=True)]
+
+
+def _whole(prompt: Prompt, one: Predicted | None) -> Selected:
+    return Selected(np.arange(0)) if one is None else Selected(np.arange(len(prompt.ids)), one.tokens)
 
 
 def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
@@ -67,7 +74,7 @@ def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
         [free_chunks(one, prompt.keep_ratio, prompt.rule.budget_unit) for prompt, one in zip(prompts, cuts, strict=True)],
     )
     return [
-        Selected((revived if prompt.answer else _positions)(prompt, cut, *one), one.scores, _votes(prompt, cast))
+        Selected((revived if prompt.answer else _positions)(prompt, cut, *one), 0, one.scores, _votes(prompt, cast))
         for prompt, cut, cast, one in zip(prompts, cuts, casts, best, strict=True)
     ]
 

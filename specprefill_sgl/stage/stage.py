@@ -12,7 +12,7 @@ from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.models.sizes import MAX_PROMPTS
 from specprefill_sgl.observability.timer import DeviceTimer
 from specprefill_sgl.request import eligibility
-from specprefill_sgl.request.prompts import Cast, Outcome, Prompt
+from specprefill_sgl.request.prompts import Cast, Outcome, Predicted, Prompt
 from specprefill_sgl.request.turns import Turn, Turns
 from specprefill_sgl.selection.budget import keeps_everything
 from specprefill_sgl.stage.reconsidering import Reconsidered, is_evicted, reconsidered, without_draft
@@ -142,7 +142,7 @@ class Stage:
         Never raises for a failing draft: all prompts of the group become dense, on all ranks, and the draft's cache is emptied.
         """
         assert self._prompts is not None
-        casts: list[Cast | None] | None = None
+        casts: Sequence[Cast | Predicted | None] | None = None
         error: str | None = None
         try:
             self._timers["draft"].keep_up()
@@ -199,7 +199,7 @@ class Stage:
         self._method.clear()
         return outcomes
 
-    def _finished(self, casts: list[Cast | None]) -> list[Outcome]:
+    def _finished(self, casts: Sequence[Cast | Predicted | None]) -> list[Outcome]:
         assert self._prompts is not None
         assert self._pass is not None
         prompts, cached = self._prompts, self._pass.cached
@@ -219,7 +219,8 @@ class Stage:
                 tokenize_ms=0.0 if prompt.reading is None else prompt.reading.milliseconds,
                 draft_tokens=len(prompt.read_ids),
                 draft_cached_tokens=already,
-                cached_tokens=prompt.cached,
+                cached_tokens=0 if one.predicted else prompt.cached,  # under the prompt's own ids, which it then has not
+                predicted=one.predicted,
                 scores=one.scores,
                 votes=one.votes,
             )
@@ -236,7 +237,7 @@ class Stage:
             )
         return outcomes
 
-    def _select(self, prompts: list[Prompt], casts: Sequence[Cast | None]) -> list[Selected] | None:
+    def _select(self, prompts: list[Prompt], casts: Sequence[Cast | Predicted | None]) -> list[Selected] | None:
         """What rank 0 selects of each prompt, None if it failed; of a cancelled prompt nothing."""
         assert self._pass is not None
         chosen: list[Selected] | None = None

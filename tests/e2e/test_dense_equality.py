@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support import predictors
 from tests.support.server import CONTROL, serve, sparse_options
 from tests.support.tiny_models import prompt_ids
 
@@ -18,10 +19,15 @@ def stock_answers(pair_of, tmp_path_factory):
         return answers
 
 
-@pytest.fixture(scope="module")
-def server(pair_of, tmp_path_factory, stock_answers):
+@pytest.fixture(scope="module", params=["draft", pytest.param("kv-prediction", marks=pytest.mark.slow)])
+def server(request, pair_of, tmp_path_factory, stock_answers):
     target, draft = pair_of("llama")
-    with serve(tmp_path_factory.mktemp("sparse"), target, *sparse_options(draft)) as server:
+    folder = tmp_path_factory.mktemp("sparse")
+    options = sparse_options(draft)
+    if request.param == "kv-prediction":
+        predictor = predictors.save_random(folder / "predictor", target, 2)
+        options = sparse_options(None, method=request.param, predictor=predictor)
+    with serve(folder, target, *options) as server:
         yield server
 
 
