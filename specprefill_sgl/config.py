@@ -1,9 +1,10 @@
 """Server configuration: flags beat the environment, the environment beats the file (README, Flags)."""
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -17,7 +18,7 @@ _PATHS = ("draft_model_path", "predictor")
 _FOUND_AT_START = {"calibrated", "forgetful"}  # nobody gives these
 
 _LOWEST = {
-    **{"min_tokens": 0, "layers": 2, "tail": 1, "backlog": 1, "keep_first": 0, "keep_last": 0},
+    **{"min_tokens": 0, "tail": 1, "backlog": 1, "keep_first": 0, "keep_last": 0, "aux_cache_bytes": 1},
     **{"revive_every": 0, "revive_chunks": 1, "revive_max": 1, "backfill_tokens": 1, "backfill_decodes": 1},
 }
 
@@ -48,8 +49,14 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
         Prompts shorter than this are prefilled dense.
     selection : {"best", "paper"}
         The rule that chooses tokens; `lookahead` to `ignore_tail` change it, None leaves it as it is (`selection.rule.Rule`).
-    layers : int or None
-        First layers of the target that read, of the method early-layers.
+    layers : tuple of int or None
+        Of the target: the first layers that read, of the method early-layers, one number; the layers from which on the method
+        lazy drops tokens. On the command line separated by commas.
+    keep_by_layer : tuple of float or None
+        Of the method lazy, fractions of the prompt that are kept from each of these layers on; None: the last is the keep
+        ratio, and all shrink by the same factor.
+    aux_cache_bytes : int
+        Of the method lazy, most bytes of hidden states that dropped tokens wait in, on each rank.
     predictor : str or None
         Folder of a predictor, from `python -m specprefill_sgl train-predictor`, of the method kv-prediction.
     tail : int
@@ -91,7 +98,9 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     backlog: int = 8
     min_tokens: int = 1024
     selection: Preset = "best"
-    layers: int | None = None
+    layers: tuple[int, ...] | None = None
+    keep_by_layer: tuple[float, ...] | None = None
+    aux_cache_bytes: int = 2**30
     predictor: str | None = None
     tail: int = 32
     heads: tuple[str, ...] = ()
@@ -128,7 +137,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def rule_for(self, name: Preset, method: str) -> Rule:
         """A preset with a method's heads; the server's own choice of settings belongs to its own preset."""
-        rule = preset(name, self.calibrated.get(method))
+        rule = preset(name, self.calibrated.get(method), method)
         if name != self.selection:
             return rule
         changed = {field: value for field in CHANGEABLE if (value := getattr(self, field)) is not None}
@@ -223,6 +232,9 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     for name in ("method", "protect_roles", "heads"):
         if isinstance(text := values.get(name), str):
             values = {**values, name: [one.strip() for one in text.split(",")]}
+    for name, number in (("layers", int), ("keep_by_layer", float)):
+        if name in values:
+            values = {**values, name: _numbers(name, values[name], number)}
     if (text := values.get("ignore_tail")) in ("true", "false"):  # a command line's
         values = {**values, "ignore_tail": text == "true"}
     try:
@@ -238,6 +250,19 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
         _out_of_range("keep_ratio", "in (0, 1]", config.keep_ratio)
     if config.keep_min is not None and not 0 < config.keep_min <= config.keep_ratio:
         _out_of_range("keep_min", f"in (0, {flag('keep_ratio')}]", config.keep_min)
+    if config.layers is not None and not (config.layers and config.layers[0] >= 2 and _ascend(config.layers, below=2**31)):
+        _out_of_range("layers", "at least 2, and ascend", ",".join(map(str, config.layers)))
+    if config.keep_by_layer is not None:
+        *_, last = config.keep_by_layer
+        shown = ",".join(map(str, config.keep_by_layer))
+        if config.layers is None or len(config.keep_by_layer) != len(config.layers):
+            _out_of_range("keep_by_layer", f"one number for each of {flag('layers')}", shown)
+        if not _ascend((0.0, *reversed(config.keep_by_layer)), below=1.0):
+            _out_of_range("keep_by_layer", "in (0, 1), and descend", shown)
+        if "keep_ratio" not in values:
+            config = msgspec.structs.replace(config, keep_ratio=last)
+        elif config.keep_ratio != last:
+            _out_of_range("keep_by_layer", f"{flag('keep_ratio')} {config.keep_ratio} at the last layer", shown)
     for name, lowest in _LOWEST.items():
         if (value := getattr(config, name)) is not None and not lowest <= value < 2**31:
             _out_of_range(name, f"at least {lowest}", value)
@@ -249,6 +274,22 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     if config.draft_max_tokens is not None and config.draft_max_tokens <= config.most_lookahead:
         _out_of_range("draft_max_tokens", f"more than {config.most_lookahead}", config.draft_max_tokens)
     return config
+
+
+def _numbers(name: str, value: Any, kind: Callable[[str], float]) -> Any:
+    """A list of one number, or of those in a command line's text; what is neither is left to be refused."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return [kind(one) for one in value.split(",")]
+    except ValueError:
+        _out_of_range(name, "numbers separated by commas", value)
+
+
+def _ascend(numbers: Sequence[float], below: float) -> bool:
+    return all(one < other for one, other in itertools.pairwise((*numbers, below)))
 
 
 def _out_of_range(name: str, expected: str, value: Any) -> NoReturn:

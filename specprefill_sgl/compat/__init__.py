@@ -1,6 +1,7 @@
 """The only place that knows SGLang's releases, options and model families, and what of them cannot be combined."""
 
 from specprefill_sgl.compat import releases
+from specprefill_sgl.compat.lazy import check_lazy, lazy_refusals
 from specprefill_sgl.compat.models import (
     absorb_latents,
     cannot_resume,
@@ -49,6 +50,7 @@ __all__ = [
     "check_draft",
     "check_first_layers",
     "check_handover",
+    "check_lazy",
     "check_predicted_target",
     "check_server_options",
     "check_target",
@@ -61,6 +63,7 @@ __all__ = [
     "is_latent",
     "is_tested",
     "key_dim",
+    "lazy_refusals",
     "never_run",
     "prediction_refusals",
     "reads_prompts",

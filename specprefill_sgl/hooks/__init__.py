@@ -95,6 +95,7 @@ _NEWEST = (
     ),
     Hook("sglang.srt.entrypoints.http_server.ORJSONRequest.json", "AROUND", "frontend:check_json", ("self",)),
     Hook(f"{_SCHEDULER}.maybe_init_draft_worker", "AFTER", "setup:init_methods", ("self",)),
+    Hook(f"{_SCHEDULER}.init_memory_pools", "AFTER", "lazy:widen_table", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_attention_backends", "AFTER", "setup:init_attention_backend", ("self",)),
     Hook(f"{_SCHEDULER}.init_all_cuda_graphs", "AFTER", "setup:init_runner", ("self",)),
     Hook(

@@ -148,6 +148,9 @@ def _record(scheduler: Any, req: Any, outcome: Outcome) -> None:
         outcome = Outcome(positions=None, reason=ABORTED)
     state.decide(outcome)
     tell(scheduler, Decided(req.rid, Outcome(positions=outcome.positions, reason=outcome.reason)))
+    if outcome.inside:
+        req.skip_radix_cache_insert = True  # its ids do not determine its KV
+        return
     metrics_of(scheduler).decided(outcome, state.prompt_tokens, state.method)
     if not state.is_sparse:
         if outcome.reason != ABORTED and is_text(req) and (stage := _stage(scheduler)).after_snapshot:

@@ -87,6 +87,10 @@ def init_runner(_result: Any, scheduler: Any, *_args: Any) -> None:
     """
     if (stage := stage_of(scheduler)) is None:
         return
+    from specprefill_sgl.hooks.lazy import install, lazy_of
+
+    if (lazy := lazy_of(stage)) is not None:
+        install(scheduler, stage, lazy)
     for name, method in stage.methods.items():
         with torch.no_grad():
             method.init_runner()

@@ -26,9 +26,20 @@ def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) ->
         One sentence that names the flag.
     """
     assert config.layers is not None
-    if config.layers >= target.num_hidden_layers:
-        raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {config.layers}.")
+    if len(config.layers) > 1:
+        raise ConfigError(f"{flag('layers')} must be one number for {flag('method')} early-layers, got {_shown(config)}.")
+    if _layers(config) >= target.num_hidden_layers:
+        raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {_shown(config)}.")
     compat.check_first_layers(target)
+
+
+def _layers(config: SpecPrefillConfig) -> int:
+    assert config.layers is not None
+    return config.layers[0]
+
+
+def _shown(config: SpecPrefillConfig) -> str:
+    return ",".join(map(str, config.layers or ()))
 
 
 def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
@@ -38,9 +49,8 @@ def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
 
 def planned(config: SpecPrefillConfig, _server_args: Any, target: Any) -> Planned:
     """The target's first layers."""
-    assert config.layers is not None
     rule = EarlyLayers.adapted(config.rule_for(config.selection, "early-layers"))
-    return Planned(compat.first_layers_config(target, config.layers), None, rule)
+    return Planned(compat.first_layers_config(target, _layers(config)), None, rule)
 
 
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "EarlyLayers":
@@ -54,10 +64,9 @@ def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chu
     from specprefill_sgl.models.first_layers import BorrowingRunner
     from specprefill_sgl.models.private import PrivateModel
 
-    assert config.layers is not None
     target = scheduler.tp_worker.model_runner
-    model_config = compat.first_layers_config(scheduler.model_config, config.layers)
-    runner = functools.partial(BorrowingRunner, lender=target, layers=config.layers)
+    model_config = compat.first_layers_config(scheduler.model_config, _layers(config))
+    runner = functools.partial(BorrowingRunner, lender=target, layers=_layers(config))
     try:
         model = PrivateModel(config, model_config, scheduler, chunk_tokens=chunk_tokens, runner=runner, voting_part=VOTING_PART)
     except Exception as error:
@@ -78,7 +87,7 @@ class EarlyLayers(ModelMethod):
         """
         if not self._model.sees_whole_prompts():
             raise ConfigError(
-                f"{flag('layers')} {self._config.layers} is too few: none of these layers attends to a whole prompt."
+                f"{flag('layers')} {_shown(self._config)} is too few: none of these layers attends to a whole prompt."
             )
         super().check()
 

@@ -37,6 +37,8 @@ class ModelMethod:
         Whether it reads prompts in a tokenizer of its own; one that comes without such a reading is prefilled dense.
     """
 
+    is_inside = False
+
     def __init__(
         self,
         name: str,

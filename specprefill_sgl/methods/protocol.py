@@ -74,11 +74,14 @@ class Method(Protocol):
         Most tokens of a prompt, its lookahead included.
     device : torch.device
         Where it runs.
+    is_inside : bool
+        Whether it reads nothing ahead, since it drops tokens inside the target's own forward.
     """
 
     name: str
     described: str
     chunk_tokens: int
+    is_inside: bool
 
     @property
     def max_tokens(self) -> int: ...

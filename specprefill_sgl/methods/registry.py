@@ -48,6 +48,11 @@ METHODS: dict[str, Entry] = {
     "draft": Entry(
         "specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", "draft_tokenizer", *_OF_MODELS)
     ),
+    "lazy": Entry(
+        "specprefill_sgl.methods.lazy.method",
+        needs=("layers",),
+        reads=("layers", "keep_by_layer", "aux_cache_bytes", "revive_every", "revive_chunks", "revive_max"),
+    ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
     "kv-prediction": Entry(
         "specprefill_sgl.methods.kv_prediction.entry",

@@ -21,7 +21,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
     outcome = state.outcome
     assert outcome is not None
     applied = outcome.reason is None
-    kept_tokens = state.prompt_tokens - state.delta
+    kept_tokens = state.kept_by_layer[-1][1] if state.kept_by_layer else state.prompt_tokens - state.delta
     reply: dict[str, Any] = {
         "applied": applied,
         "reason": outcome.reason,
@@ -34,6 +34,7 @@ def reply_object(state: PromptState, *, final: bool) -> dict[str, Any]:
         "keep_ratio_reason": state.keep.reason,
         "draft_tokens": outcome.draft_tokens,
         "draft_cached_tokens": outcome.draft_cached_tokens,
+        "kept_by_layer": [list(one) for one in state.kept_by_layer] or None,
         "backfilled": state.backfilled,
         "revived_tokens": sum(tokens for _, tokens in state.revived),
         "tokenize_ms": round(outcome.tokenize_ms, 3),

@@ -169,6 +169,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         What the chunks were ranked by; None where nothing was scored.
     votes : Votes or None
         Where they were asked for and something was scored.
+    inside : bool
+        Whether tokens are dropped inside the target's own forward, layer by layer. `positions` are then those that its last
+        layers keep, all of them until the prompt is read.
     elsewhere : bool
         Whether another server decided: it alone knows positions, scores and votes (`request.handover`).
     """
@@ -185,6 +188,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     predicted: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
+    inside: bool = False
     elsewhere: bool = False
 
     def is_whole(self, prompt_tokens: int) -> bool:

@@ -48,6 +48,8 @@ class PromptState:
         Output tokens until it is asked again; 0: as many as at first.
     revived : list of (int, int)
         Output tokens when something returned, and how many tokens that was.
+    kept_by_layer : list of (int, int)
+        Of one that is pruned inside the target: layers from which on fewer prompt tokens are kept, and how many.
     backfilled : int or None
         Output tokens when all that was dropped had been prefilled after all; from then on the request is a dense one.
     """
@@ -66,6 +68,7 @@ class PromptState:
     asked: list[int] = field(default_factory=list)
     pause: int = 0
     revived: list[tuple[int, int]] = field(default_factory=list)
+    kept_by_layer: list[tuple[int, int]] = field(default_factory=list)
     backfilled: int | None = None
 
     def decide(self, outcome: Outcome) -> None:
@@ -100,6 +103,16 @@ class PromptState:
 
     def _prefill(self, positions: np.ndarray) -> None:
         self.offsets, self.delta = offsets_of(positions), self.prompt_tokens - len(positions)
+
+    def prune(self, layer: int, positions: np.ndarray, **said: Any) -> None:
+        """From a layer on only these prompt positions are kept; what the last such layer keeps is the outcome's.
+
+        `said` are other fields of the outcome.
+        """
+        assert self.outcome is not None
+        self.kept_by_layer = sorted((dict(self.kept_by_layer) | {layer: len(positions)}).items())
+        if layer == self.kept_by_layer[-1][0]:
+            self.outcome = msgspec.structs.replace(self.outcome, positions=positions, **said)
 
     @property
     def kept(self) -> np.ndarray:

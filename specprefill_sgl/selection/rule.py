@@ -41,6 +41,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         say what was asked are worth more where the answer is.
     heads : tuple of (layer, head) or None
         The heads whose mean votes; None: the maximum over all heads and layers.
+    over_heads : {"max", "mean"}
+        Of the method lazy: whether the maximum over heads and layers votes, or the mean over the last layer's heads.
     """
 
     lookahead: int = 8
@@ -54,6 +56,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     ignore_tail: bool = False
     keep_last: int = 0
     heads: Heads | None = None
+    over_heads: Literal["max", "mean"] = "max"
 
     @property
     def decodes(self) -> int:
@@ -67,6 +70,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PAPER = Rule()
+_PAPERS = {  # of methods that are not the paper's; lazy: arXiv 2407.14057, 3.2
+    "lazy": Rule(lookahead=1, window=1, pool_kernel=1, chunk_size=1, budget_unit="tokens", over_heads="mean"),
+}
 _BEST = Rule(
     over_votes="max", pool_kernel=31, chunk_size=8, budget_unit="tokens", ignore_first=4, ignore_tail=True, keep_last=48
 )
@@ -74,14 +80,14 @@ TAIL_PART = 8  # of the budget, at most one in so many tokens
 MOST_LOOKAHEAD = 8  # of the presets, which a request may ask for: pools have room for it
 
 
-def preset(name: Preset, heads: Heads | None) -> Rule:
-    """The named rule for a draft with these calibrated heads, None without any.
+def preset(name: Preset, heads: Heads | None, method: str = "draft") -> Rule:
+    """The named rule for a method with these calibrated heads, None without any; `paper` is the rule of the method's own paper.
 
     Where heads are known that find what a question asks for, the question votes with them. The lookahead votes too: of a value
     that is found through another one, the question names only the first step.
     """
     if name == "paper":
-        return PAPER
+        return _PAPERS.get(method, PAPER)
     if heads is None:
         return _BEST
     return msgspec.structs.replace(_BEST, heads=heads, window=WINDOW)

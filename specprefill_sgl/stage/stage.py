@@ -59,11 +59,15 @@ class Stage:
             return Outcome(positions=None, reason=eligibility.PREFIX_CACHED, cached_tokens=prompt.cached)
         if keeps_everything(prompt.cut, prompt.keep_ratio, prompt.rule.budget_unit):
             return Outcome(positions=np.arange(n_tokens))
-        reason = self.methods[prompt.method].refuses(prompt)
-        return None if reason is None else Outcome(positions=None, reason=reason)
+        method = self.methods[prompt.method]
+        if (reason := method.refuses(prompt)) is not None:
+            return Outcome(positions=None, reason=reason)
+        return Outcome(positions=np.arange(n_tokens), inside=True) if method.is_inside else None
 
     def warm_up(self, method: str) -> bool:
         """Read a made-up prompt, so that no request waits for kernels to be compiled; whether the method can do it."""
+        if self.methods[method].is_inside:
+            return True
         rule = self.methods[method].adapted(self.config.rule_for(self.config.selection, method))
         room = self.methods[method].longest - rule.lookahead
         ids = array("q", bytes(8 * max(1, min(4 * rule.chunk_size + rule.window, room))))

@@ -47,17 +47,26 @@ FAMILIES: dict[str, tuple[str, dict, dict, dict]] = {
 
 def save_pair(family: str, folder: Path, seed: int = 0) -> tuple[Path, Path]:
     """Write a target and a draft with tokenizers; returns their directories."""
+    _, target, draft, _ = FAMILIES[family]
+    return _save(family, target, folder / "target", seed * 2), _save(family, draft, folder / "draft", seed * 2 + 1)
+
+
+def save_deep(family: str, folder: Path, layers: int, seed: int = 0) -> Path:
+    """Write a target with so many layers; returns its directory."""
+    return _save(family, {**FAMILIES[family][1], "num_hidden_layers": layers}, folder, seed)
+
+
+def _save(family: str, shape: dict, folder: Path, seed: int) -> Path:
     import transformers
 
-    name, target, draft, other = FAMILIES[family]
-    for role, shape in (("target", target), ("draft", draft)):
-        config = getattr(transformers, f"{name}Config")(**_COMMON, **shape, **other, initializer_range=0.2)
-        torch.manual_seed(seed * 2 + (role == "draft"))
-        model = getattr(transformers, f"{name}ForCausalLM")(config).float()
-        _spread(model)
-        model.save_pretrained(folder / role)
-        tokenizer().save_pretrained(folder / role)
-    return folder / "target", folder / "draft"
+    name, _, _, other = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**_COMMON, **shape, **other, initializer_range=0.2)
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).float()
+    _spread(model)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
 
 
 def _spread(model: torch.nn.Module) -> None:
