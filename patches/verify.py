@@ -54,6 +54,7 @@ def lint(pristine: Path, holder: Path, release: str) -> list[str]:
 
 
 def _ruff(folder: Path, files: list[str]) -> set[str]:
+    folder = folder.resolve()  # as ruff names files
     ruff = [sys.executable, "-m", "ruff"]
     rules = [
         "--isolated",

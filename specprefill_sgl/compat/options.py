@@ -176,8 +176,9 @@ def refused_options() -> Iterator[tuple[str, Callable[[Any], bool], str]]:
             )
     for name, why in _REJECTED_ENVIRONMENT.items():
         yield name, partial(_is_set, getattr(envs, name)), why
-    why = "the workers of --tokenizer-worker-num would import an app that loads no plugins"
-    yield envs.SGLANG_HTTP_SERVER_APP_PATH.name, _has_another_app, why
+    if releases.installed().NAMES_APP:
+        why = "the workers of --tokenizer-worker-num would import an app that loads no plugins"
+        yield envs.SGLANG_HTTP_SERVER_APP_PATH.name, _has_another_app, why
 
 
 def _beside_disaggregation(is_on: Callable[[Any], bool], args: Any) -> bool:

@@ -146,7 +146,9 @@ def _name_app_of_workers(server_args: Any) -> None:
     """
     from sglang.srt.environ import envs
 
-    if compat.is_tested() and server_args.tokenizer_worker_num > 1 and not envs.SGLANG_HTTP_SERVER_APP_PATH.is_set():
+    if not (compat.is_tested() and compat.releases.installed().NAMES_APP and server_args.tokenizer_worker_num > 1):
+        return
+    if not envs.SGLANG_HTTP_SERVER_APP_PATH.is_set():
         envs.SGLANG_HTTP_SERVER_APP_PATH.set(compat.APP_OF_WORKERS)
 
 

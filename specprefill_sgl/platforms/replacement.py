@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable
 
+from specprefill_sgl.compat import releases
+
 
 def replace(module: str, **functions: Callable) -> None:
     """Give a module's functions others' bodies, in this process, also where SGLang has imported them by name already.
@@ -15,7 +17,7 @@ def replace(module: str, **functions: Callable) -> None:
     AttributeError
         SGLang has no such function any more.
     """
-    defining = importlib.import_module(module)
+    defining = importlib.import_module(releases.installed().MODULES.get(module, module))
     for name, function in functions.items():
         original = getattr(defining, name)
         setattr(defining, name, function)

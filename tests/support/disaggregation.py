@@ -83,7 +83,7 @@ def _environment(env: dict[str, str] | None) -> dict[str, str]:
     """Mooncake is found where the tests find it."""
     assert MOONCAKE is not None
     assert MOONCAKE.origin is not None
-    env = {"PYTHONPATH": str(launch.ROOT), **_ENVIRONMENT, **(env or {})}
+    env = {**launch.python_path(), **_ENVIRONMENT, **(env or {})}
     return env | {"PYTHONPATH": os.pathsep.join((env["PYTHONPATH"], str(Path(MOONCAKE.origin).parents[1])))}
 
 

@@ -4,8 +4,12 @@ Attributes of such a file
 -------------------------
 MOVED : dict[str, dict[str, Any]]
     Hook targets of the newest release that are elsewhere in this one: `target` and `parameters` there.
+MODULES : dict[str, str]
+    Modules of the newest release whose functions the CPU platform replaces, and their names in this one.
 REFUSED : tuple
     More options that cannot be combined: as `compat.options` has them.
+NAMES_APP : bool
+    Whether it can be said which app processes of `--tokenizer-worker-num` import (SGLANG_HTTP_SERVER_APP_PATH).
 attention_ranks : callable
     Context manager under which a draft is split over the ranks of one attention group.
 """

@@ -11,13 +11,22 @@ MOVED = {
     },
 }
 
+_KERNELS = "sglang.kernels.ops.attention"
+MODULES = {f"{_KERNELS}.linear.fused_gdn_gating": f"{_KERNELS}.fla.fused_gdn_gating"}
+
 REFUSED = (
     (
         "--speculative-algorithm NGRAM",
         lambda a: a.speculative_algorithm == "NGRAM",
         "in SGLang 0.5.22 it drafts from coded token ids",
     ),
+    (
+        "--tokenizer-worker-num",
+        lambda a: a.tokenizer_worker_num > 1,
+        "in SGLang 0.5.22 its processes load no plugins",
+    ),
 )
+NAMES_APP = False
 
 
 def attention_ranks() -> AbstractContextManager[None]:

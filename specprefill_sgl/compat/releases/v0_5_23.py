@@ -4,7 +4,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 MOVED: dict[str, dict[str, Any]] = {}
+MODULES: dict[str, str] = {}
 REFUSED = ()
+NAMES_APP = True
 
 
 def attention_ranks() -> AbstractContextManager[None]:
