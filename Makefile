@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows Speculative Prefill at work, `make test` passes the tests. Both set up .venv first.
-.PHONY: demo test test-all test-release release lint environment
+.PHONY: demo test test-all test-release release gpu lint environment
 
 RELEASE = 0.5.22
 OLDER = $${XDG_CACHE_HOME:-$$HOME/.cache}/specprefill-sgl/sglang-$(RELEASE)
@@ -24,6 +24,11 @@ test-all: lint release
 test-release: lint release
 	PYTHONPATH=$(OLDER) $(RUN) -m pytest tests/contract tests/e2e/test_reference.py tests/e2e/test_radix_cache.py
 	$(RUN) -m patches.verify $(RELEASE)
+
+# on a machine with a GPU: does it work there? Then the tests that need one
+gpu: environment
+	$(RUN) -m specprefill_sgl doctor
+	$(RUN) -m pytest tests/gpu tests/unit/test_triton_scoring.py
 
 # its package alone, beside the cached dependencies of the newest one
 release: environment

@@ -1,13 +1,13 @@
-"""`python -m specprefill_sgl check`: can this be served? `... explain`: what was kept, and why? `... calibrate`: who votes?
+"""Commands: `python -m specprefill_sgl check` and its like.
 
-`... playground`: a page to try it on. `... tune`: which keep ratio?
-`... train-predictor`: fits what kv-prediction, experimental, predicts with.
+`check`: can this be served? `doctor`: does it work on this machine? `explain`: what was kept, and why? `playground`: a page to try
+it on. `tune`: which keep ratio? `calibrate`: who votes? `train-predictor`: fits what kv-prediction, experimental, predicts with.
 """
 
 import importlib
 import sys
 
-_COMMANDS = ("calibrate", "check", "explain", "playground", "train-predictor", "tune")
+_COMMANDS = ("calibrate", "check", "doctor", "explain", "playground", "train-predictor", "tune")
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""`python -m specprefill_sgl check | explain | calibrate | playground | train-predictor | tune`."""
+"""`python -m specprefill_sgl check | doctor | explain | calibrate | playground | train-predictor | tune`."""

@@ -1,6 +1,7 @@
 """How hooks come into SGLang: its plugin registry applies them, or its sources were patched to call them (`patches/`)."""
 
 import contextlib
+import inspect
 import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +19,14 @@ def seam(hook: Hook) -> tuple[str, str] | None:
     with contextlib.suppress(ImportError, AttributeError):
         pkgutil.resolve_name(hook.target)  # decorated as it is imported
     return import_module(_SEAMS).SEAMS.get(hook.target)
+
+
+def parameters(hook: Hook) -> tuple[str, ...]:
+    """What the function at a hook's target takes, as many as ours counts on."""
+    holder, name = hook.target.rsplit(".", 1)
+    function = inspect.getattr_static(pkgutil.resolve_name(holder), name)
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    return tuple(inspect.signature(function).parameters)[: len(hook.parameters)]
 
 
 def check(hook: Hook) -> None:

@@ -1,21 +1,15 @@
 """Every hook target exists in the installed SGLang with the parameters our functions count on."""
 
-import inspect
-import pkgutil
 from importlib import import_module
 
 import pytest
 
-from specprefill_sgl.hooks import HOOKS, verify
+from specprefill_sgl.hooks import HOOKS, attachment, verify
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.target)
 def test_target_has_the_expected_parameters(hook):
-    holder, name = hook.target.rsplit(".", 1)
-    function = inspect.getattr_static(pkgutil.resolve_name(holder), name)
-    function = inspect.unwrap(getattr(function, "__func__", function))
-    parameters = tuple(inspect.signature(function).parameters)
-    assert parameters[: len(hook.parameters)] == hook.parameters
+    assert attachment.parameters(hook) == hook.parameters
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.target)
