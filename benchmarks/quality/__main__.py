@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import launch
 from benchmarks.quality import continuation, conversation, harness, matrix, page, tasks
-from benchmarks.quality.matrix import ABLATIONS, KEEP_RATIOS, LENGTHS, METHODS
+from benchmarks.quality.matrix import ABLATIONS, KEEP_RATIOS, LENGTHS, METHODS, PREDICTED
 from benchmarks.quality.results import Results
 from benchmarks.quality.server import serve
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--tasks", help=f"of the pair: {','.join(tasks.TASKS)}; with --base-url: longbench,ruler")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *PREDICTED), default=list(METHODS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="prompt lengths in tokens")
     parser.add_argument("--keep-ratios", nargs="+", type=float, default=list(KEEP_RATIOS))
     parser.add_argument("--examples", type=int, default=20, help="prompts per task and length")

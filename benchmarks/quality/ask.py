@@ -56,6 +56,7 @@ def ask(url: str, example: tasks.Example, method: str, keep_ratio: float, count_
         "prompt_tokens": info["prompt_tokens"],
         "kept_tokens": info["kept_tokens"],
         "backfilled": info["backfilled"],
+        "predicted_tokens": info["predicted_tokens"],
         "output": reply["text"],
         "answer": example.answer,
         "right": tasks.is_right(example, reply["text"]),

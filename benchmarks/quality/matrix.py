@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import launch
+from benchmarks import kv_prediction, launch
 from benchmarks.quality import ask, tasks
 from benchmarks.quality.controls import CONTROLS
 from benchmarks.quality.results import Results
@@ -21,8 +21,11 @@ SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the 
 EARLY_LAYERS = {f"early_layers_{count}": count for count in (2, 3)}  # by `best`, as is the next
 OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
 METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.RECOVERED, *EARLY_LAYERS, OWN_TOKENS)
+PREDICTED = tuple(kv_prediction.PREDICTORS)  # measured where they are named only
 _RECOVERED = "recovered"  # a server with its radix cache on
-_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS)} | dict.fromkeys(ask.RECOVERED, _RECOVERED)
+_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS, *PREDICTED)} | dict.fromkeys(
+    ask.RECOVERED, _RECOVERED
+)
 _PAPER = (SPECPREFILL, SELF_DRAFT, ask.PAPER_BACKFILLED, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
@@ -94,6 +97,10 @@ def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib
         from benchmarks import real_model
 
         return serve(target, real_model.folder(), folder, *every, "--spec-prefill-draft-tokenizer", "own")
+    if reader in PREDICTED:  # with the radix cache, where predictions are handed over
+        own = None if reader in kv_prediction.FIRST_LAYERS else draft
+        predictor = ("--spec-prefill-predictor", str(kv_prediction.PREDICTORS[reader]))
+        return serve(target, own, folder, *predictor, method="kv-prediction")
     layers = ("--spec-prefill-layers", str(EARLY_LAYERS[reader]))
     return serve(target, None, folder, *every, *layers, method="early-layers")
 

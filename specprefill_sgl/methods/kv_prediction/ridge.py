@@ -35,14 +35,15 @@ class Sums:
         weight = torch.cholesky_solve(shared, factor).T
         return weight, wanted - weight @ mean
 
-    def explained(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """R2 of these tokens: the share of the outputs' variance, all outputs together."""
+    def explained(self, weight: torch.Tensor, bias: torch.Tensor, part: slice) -> float:
+        """R2 of these tokens: the share of the variance of some outputs, all of them together."""
+        weight, bias, xy, y = weight[part], bias[part], self._xy[:, part], self._y[part]
         left = (
-            self._yy.sum()
-            - 2 * (weight.T * self._xy).sum()
+            self._yy[part].sum()
+            - 2 * (weight.T * xy).sum()
             + ((weight @ self._xx) * weight).sum()
-            + 2 * bias @ (weight @ self._x - self._y)
+            + 2 * bias @ (weight @ self._x - y)
             + self.tokens * bias.square().sum()
         )
-        total = self._yy.sum() - self._y.square().sum() / self.tokens
+        total = self._yy[part].sum() - y.square().sum() / self.tokens
         return float(1 - left / total)

@@ -3,6 +3,7 @@
 It is done where other methods are checked, before the server is up; so the server that is up has a predictor.
 """
 
+import itertools
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from specprefill_sgl.methods.kv_prediction import attention, predictor_file
 from specprefill_sgl.methods.kv_prediction.features import Features, plain
 from specprefill_sgl.methods.kv_prediction.plan import Plan
+from specprefill_sgl.methods.kv_prediction.predictor_file import Source
 from specprefill_sgl.methods.kv_prediction.ridge import Sums
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.models.group import PromptGroup
@@ -50,27 +52,43 @@ class Training(ModelMethod):
             self._train()
 
     def _train(self) -> None:
-        about, device = self._plan.about, torch.device(self._target.device)
-        layers = attention.layers(self._target.model)
-        sums: dict[tuple[int, str, bool], Sums] = {}
+        sums: dict[tuple[Source, bool], Sums] = {}
         for number, ids in enumerate(tqdm(_pieces(self._plan.pieces), desc="train-predictor, pieces of text")):
-            is_held_out = number % _HELD_OUT == _HELD_OUT - 1
             prompt = Prompt(ids=ids, keep_ratio=1.0, rule=_READING)
-            positions = torch.arange(len(ids), device=device)
+            positions = torch.arange(len(ids), device=self._target.device)
             features = self._read_by_auxiliary(prompt, positions)
-            tree = prefix_cache(self._target, self._model.page_size, disable=True)
-            group = PromptGroup(self._target, _Nothing(), tree, [prompt], chunk_tokens=self.chunk_tokens)  # type: ignore[arg-type]
-            slots = _slots(group)
-            for at, layer in enumerate(about.predicted):
-                own = features[about.sources[at]]
-                for kind, wanted in zip(("key", "value"), plain(self._target, layers[layer], slots, positions), strict=True):
-                    numbers = wanted.flatten(1)
-                    key = (layer, kind, is_held_out)
-                    if key not in sums:
-                        sums[key] = Sums(own.shape[1], numbers.shape[1], device)
-                    sums[key].add(own, numbers)
-            group.release()
+            wanted = self._read_by_target(prompt, positions)
+            for source, own in features.items():
+                key = (source, number % _HELD_OUT == _HELD_OUT - 1)
+                if key not in sums:
+                    sums[key] = Sums(own.shape[1], wanted[source].shape[1], positions.device)
+                sums[key].add(own, wanted[source])
         self._write(sums)
+
+    def _layers_of(self, source: Source) -> list[int]:
+        """The target's layers that are computed from it."""
+        about = self._plan.about
+        return [layer for layer, own in zip(about.predicted, about.sources, strict=True) if own == source]
+
+    def _read_by_target(self, prompt: Prompt, positions: torch.Tensor) -> dict[Source, torch.Tensor]:
+        """For each source what its layers are to be, keys before values, layer after layer: [tokens, numbers]."""
+        layers = attention.layers(self._target.model)
+        tree = prefix_cache(self._target, self._model.page_size, disable=True)
+        group = PromptGroup(self._target, _Nothing(), tree, [prompt], chunk_tokens=self.chunk_tokens)  # type: ignore[arg-type]
+        slots = _slots(group)
+        wanted = {
+            source: torch.cat(
+                [
+                    one.flatten(1)
+                    for layer in self._layers_of(source)
+                    for one in plain(self._target, layers[layer], slots, positions)
+                ],
+                dim=1,
+            )
+            for source in dict.fromkeys(self._plan.about.sources)
+        }
+        group.release()
+        return wanted
 
     def _read_by_auxiliary(self, prompt: Prompt, positions: torch.Tensor) -> Mapping[tuple[int, ...], torch.Tensor]:
         group = self._model.begin([prompt])
@@ -79,17 +97,21 @@ class Training(ModelMethod):
         self._model.clear()
         return features
 
-    def _write(self, sums: Mapping[tuple[int, str, bool], Sums]) -> None:
-        about, weights = self._plan.about, {}
-        explained: dict[str, list[float]] = {"key": [], "value": []}
-        for layer in tqdm(about.predicted, desc="train-predictor, layers solved"):
-            for kind, scores in explained.items():
-                weight, bias = sums[layer, kind, False].solve(self._plan.ridge)
-                scores.append(round(sums[layer, kind, True].explained(weight, bias), 4))
-                weights[f"{kind}.{layer}.weight"] = weight.cpu().to(getattr(torch, self._plan.dtype))
-                weights[f"{kind}.{layer}.bias"] = bias.cpu().to(getattr(torch, self._plan.dtype))
-        about = msgspec.structs.replace(about, key_r2=tuple(explained["key"]), value_r2=tuple(explained["value"]))
-        predictor_file.save(Path(self._plan.out), about, weights)
+    def _write(self, sums: Mapping[tuple[Source, bool], Sums]) -> None:
+        about, dtype = self._plan.about, getattr(torch, self._plan.dtype)
+        sizes = {"key": about.kv_heads * about.head_dim, "value": about.kv_heads * about.value_dim}
+        weights: dict[str, torch.Tensor] = {}
+        explained: dict[tuple[str, int], float] = {}
+        for source in tqdm(dict.fromkeys(about.sources), desc="train-predictor, regressions"):
+            weight, bias = sums[source, False].solve(self._plan.ridge)
+            begin = 0
+            for layer, kind in itertools.product(self._layers_of(source), sizes):
+                part = slice(begin, begin := begin + sizes[kind])
+                explained[kind, layer] = round(sums[source, True].explained(weight, bias, part), 4)
+                weights[f"{kind}.{layer}.weight"] = weight[part].cpu().to(dtype)
+                weights[f"{kind}.{layer}.bias"] = bias[part].cpu().to(dtype)
+        keys, values = (tuple(explained[kind, layer] for layer in about.predicted) for kind in sizes)
+        predictor_file.save(Path(self._plan.out), msgspec.structs.replace(about, key_r2=keys, value_r2=values), weights)
 
 
 class _Nothing:
