@@ -37,12 +37,16 @@ def _reader(method: str, planned: Planned, config: Any, args: Any) -> list[str]:
     """What a method's private model takes, its weights aside."""
     model, rule, ranks = planned.model, planned.rule, args.tp_size
     tokens = pool_tokens(config, model.context_len, args.page_size or 1)
-    key_heads = ranks if compat.is_latent(model) else model.get_total_num_kv_heads()
-    heads = model.num_attention_heads // key_heads  # that share a key
-    scratch = 2 * (rule.window + rule.lookahead) * heads * model.context_len * 4
     lines = [f"{method} KV pool: {tokens} tokens, {tokens * kv_bytes(model, ranks) / _MIB:.0f} MiB"]
     if state := state_bytes(model, ranks):
         lines.append(f"{method} recurrent states: {MAX_STATES}, {MAX_STATES * state / _MIB:.0f} MiB")
+    if planned.token_bytes:
+        lines.append(f"{method} states of the pool's tokens: {tokens * planned.token_bytes / _MIB:.0f} MiB")
+    if rule is None:
+        return lines
+    key_heads = ranks if compat.is_latent(model) else model.get_total_num_kv_heads()
+    heads = model.num_attention_heads // key_heads  # that share a key
+    scratch = 2 * (rule.window + rule.lookahead) * heads * model.context_len * 4
     return [*lines, f"{method} scoring scratch, one prompt of {model.context_len} tokens: {scratch / _MIB:.0f} MiB"]
 
 

@@ -17,13 +17,16 @@ class Planned(NamedTuple):
     model : ModelConfig
     weights : str or None
         Folder or name of weights of its own; None: it shares the target's.
-    rule : Rule
-        What its votes are counted by.
+    rule : Rule or None
+        What its votes are counted by, if it votes.
+    token_bytes : int
+        What it keeps of a token beside keys and values.
     """
 
     model: Any
     weights: str | None
-    rule: Rule
+    rule: Rule | None
+    token_bytes: int = 0
 
 
 class Pass(Protocol):

@@ -67,6 +67,19 @@ def test_the_tail_is_a_token_at_least(check, resolved):
         check(resolved(""), tail=0)
 
 
+def test_the_memory_of_what_is_kept_of_tokens_is_said(resolved, pair_of, tmp_path):
+    from specprefill_sgl.cli import memory
+
+    predictor = predictors.save_random(tmp_path / "predictor", pair_of("llama")[0], 2)
+    config = resolve({"enabled": True, "method": "kv-prediction", "predictor": str(predictor), "draft_max_tokens": 4096}, {})
+    lines = memory.report(config, resolved("--dtype float32"))
+    # two layers of two heads of 16 numbers, keys and values; and 64 numbers of hidden state
+    assert lines[:2] == [
+        "kv-prediction KV pool: 4096 tokens, 2 MiB",
+        "kv-prediction states of the pool's tokens: 1 MiB",
+    ]
+
+
 def test_what_is_experimental_says_so(tmp_path):
     config = resolve({"enabled": True, "method": "kv-prediction", "predictor": str(tmp_path)}, {})
 

@@ -13,7 +13,6 @@ from specprefill_sgl.methods.kv_prediction.plan import plan
 from specprefill_sgl.methods.kv_prediction.predictor_file import About
 from specprefill_sgl.methods.protocol import Method, Planned
 from specprefill_sgl.models.ranks import Ranks
-from specprefill_sgl.selection.rule import PAPER
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +59,9 @@ def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> Planned
     """The draft, or the target's first layers."""
     about = _about(config)
     if about.draft is None:
-        return Planned(compat.first_layers_config(target, about.layers), None, PAPER)
-    return Planned(compat.draft_model_config(config, server_args, target=target), config.draft_model_path, PAPER)
+        states = target.hidden_size * target.dtype.itemsize
+        return Planned(compat.first_layers_config(target, about.layers), None, None, states)
+    return Planned(compat.draft_model_config(config, server_args, target=target), config.draft_model_path, None)
 
 
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> Method:
