@@ -94,4 +94,5 @@ def _proposal(asked: Any, tolerance: float) -> str:
     lines = f"{note}Proposed: {flag('keep_ratio')} {best.keep_ratio:g}: the smallest within {limit}, over {prompts} prompts."
     if best.same[1] < again - tolerance:
         lines += "\nIts interval reaches below that: more prompts would tell."
-    return lines + f"\nChanged most there: prompts {', '.join(map(str, asked.changed_most(best.keep_ratio)))}."
+    changed = ", ".join(map(str, asked.changed_most(best.keep_ratio)))
+    return lines + (f"\nChanged most there: prompts {changed}." if changed else "\nNo answer changed there.")

@@ -108,8 +108,9 @@ class Asked(msgspec.Struct, frozen=True):
         return next((one for one in others if one.same[0] >= again.same[0] - tolerance), None)
 
     def changed_most(self, ratio: float | None) -> list[int]:
-        """Numbers of prompts, the most changed first."""
-        rows = sorted((row for row in self.rows if row.keep_ratio == ratio), key=lambda row: (row.same, -row.loss))
+        """Numbers of prompts with another answer, the most changed first."""
+        changed = (row for row in self.rows if row.keep_ratio == ratio and row.same < 1)
+        rows = sorted(changed, key=lambda row: (row.same, -row.loss))
         return [row.prompt for row in rows[:_CHANGED]]
 
 

@@ -83,8 +83,10 @@ def _voters(asked: list[Query], count: int) -> list[tuple[str, ...]]:
         return [()] * count
     votes = np.array([query.votes for query in asked])
     strongest = np.argsort(-votes, axis=0, kind="stable")[:_NAMED].T
+    # the prompt's last token may vote twice: in the window, and before what is decoded
     return [
-        tuple(asked[one].name for one in queries if votes[one, chunk] > 0) for chunk, queries in enumerate(strongest.tolist())
+        tuple(dict.fromkeys(asked[one].name for one in queries if votes[one, chunk] > 0))
+        for chunk, queries in enumerate(strongest.tolist())
     ]
 
 

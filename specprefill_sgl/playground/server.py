@@ -2,7 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -36,7 +37,7 @@ def app(url: str, hosts: list[str], tokenizer: str | None = None) -> FastAPI:
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     client = httpx.AsyncClient(timeout=30)
-    load = functools.lru_cache(maxsize=1)(_load)  # a server may be started anew with another model
+    load = _one_at_a_time(_load)
 
     for route, name in {"/": "index.html", **{f"/{name}": name for name in (page.STYLE, page.SCRIPT)}}.items():
         made.get(route)(functools.partial(_asset, name))
@@ -74,6 +75,17 @@ def app(url: str, hosts: list[str], tokenizer: str | None = None) -> FastAPI:
 async def _asset(name: str) -> Response:
     headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
     return Response(page.asset(name), media_type=_TYPES[name], headers=headers)
+
+
+def _one_at_a_time(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The last tokenizer is kept: a server may be started anew with another. Two threads cannot import transformers at once."""
+    lock, cached = threading.Lock(), functools.lru_cache(maxsize=1)(load)
+
+    def loaded(path: str) -> Any:
+        with lock:
+            return cached(path)
+
+    return loaded
 
 
 def _load(path: str) -> Any:

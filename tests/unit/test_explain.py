@@ -39,6 +39,12 @@ def test_a_chunk_names_who_asked_for_it():
     assert found[1].voters == ("'<8>' decoded",)  # the other gives it nothing
 
 
+def test_a_token_that_votes_twice_is_named_once():
+    """The prompt's last one, in the window and before what is decoded."""
+    twice = {"tokens": [7, 7], "positions": [3, 3], "chunks": [[0.5, 0.1], [0.4, 0.2]]}
+    assert _found(explained.queries(twice, 4, _decode))[0].voters == ("'<7>' 3",)
+
+
 def test_a_query_of_another_vocabulary_has_no_text():
     (query,) = explained.queries({"tokens": [-1], "positions": [4], "chunks": [[0.1]]}, 4, _decode)
     assert query.name == "? decoded"

@@ -60,6 +60,7 @@ def test_proposes_the_smallest_that_agrees_about_as_well_as_dense_does_with_itse
 
 def test_names_the_prompts_that_changed_most():
     assert _asked(again=(1.0, 1.0), at_01=(0.9, 0.5)).changed_most(0.1) == [1, 0]
+    assert _asked(again=(1.0, 1.0), at_01=(1.0, 0.5)).changed_most(0.1) == [1]
 
 
 def test_intervals():

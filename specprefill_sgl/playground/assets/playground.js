@@ -269,7 +269,7 @@ class Answer {
     [this.text, this.ttft] = [text, ttft];
     this.number.textContent = seconds(ttft);
     this.unit.textContent = "s to the first token";
-    this.answer.textContent = text;
+    this.answer.textContent = text.trimStart();
   }
 }
 
@@ -367,7 +367,7 @@ async function ask() {
   running = new AbortController();
   const { signal } = running;
   [$("go").disabled, $("stop").hidden, $("answers").hidden, $("empty").hidden] = [true, false, false, true];
-  $("verdict").textContent = "";
+  $("verdict").textContent = "Asking.";
   const same = denseOf === JSON.stringify(shared) && dense.done;
   if (!same) dense.clear("");
   try {
@@ -382,6 +382,7 @@ async function ask() {
     }
     $("verdict").textContent = verdict();
   } catch (error) {
+    $("verdict").textContent = "";
     for (const card of [sparse, dense]) if (card.card.classList.contains("waiting")) card.clear("");
     if (!signal.aborted) {
       problem(error instanceof TypeError ? "The playground itself does not answer. Is its command still running?" : error.message);
