@@ -8,6 +8,8 @@ from benchmarks import launch
 from benchmarks.demo import client, table
 from benchmarks.demo.document import Document, document
 
+PLAYGROUND = "python -m specprefill_sgl playground  # then open http://127.0.0.1:30080"
+
 
 def main() -> None:
     """Exit status 0 if Speculative Prefill was applied on every route and every answer was right."""
@@ -49,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print("\n" + table.highlighted(tokenizer, ids, pairs[-1][1].spec_prefill["positions"]))
     print("\n" + table.table(asked.questions, pairs, others))
     print("\nEvery answer was checked. Times are of one run on this machine; both kinds start with an empty radix cache.")
+    print(f"A document of your own: start the server again (the command above), and in another terminal\n$ {PLAYGROUND}")
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:

@@ -20,13 +20,19 @@ def bound(row: dict) -> float:
     return row["dense"] / (row["draft_alone"] + row["target_alone"] - row["floor"])
 
 
-def summary(rows: Iterable[dict], figure: Callable[[dict], float], digits: int = 2) -> str:
+def middle(values: Iterable[float]) -> tuple[float, float, float]:
     """Median over rounds and its 95 % bootstrap interval; of fewer than six rounds, which allow none, the range."""
-    values = np.array([figure(row) for row in rows])
-    low, high = values.min(), values.max()
-    if len(values) >= _ENOUGH and low < high:
-        low, high = bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return f"{np.median(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    data = np.array(list(values))
+    low, high = data.min(), data.max()
+    if len(data) >= _ENOUGH and low < high:
+        low, high = bootstrap((data,), np.median, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return float(np.median(data)), float(low), float(high)
+
+
+def summary(rows: Iterable[dict], figure: Callable[[dict], float], digits: int = 2) -> str:
+    """`middle` of a figure, as text."""
+    median, low, high = middle(figure(row) for row in rows)
+    return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def cells(rows: list[dict]) -> dict[tuple[int, float, int], list[dict]]:
