@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows Speculative Prefill at work, `make test` passes the tests. Both set up .venv first.
-.PHONY: demo test test-all test-release release gpu lint environment
+.PHONY: demo test test-all test-release release gpu lint docs environment
 
 RELEASE = 0.5.22
 OLDER = $${XDG_CACHE_HOME:-$$HOME/.cache}/specprefill-sgl/sglang-$(RELEASE)
@@ -13,7 +13,7 @@ demo: environment
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 WORKERS = 2
 
-test: lint
+test: lint docs
 	$(PYTEST)
 
 # more models, strategies and pages of what `make test` shows with one: about an hour longer
@@ -39,6 +39,10 @@ lint: environment
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# the pages are plain Markdown; this renders them to build/site and fails on a broken link
+docs: environment
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 environment:
 	@.ci/environment

@@ -1,7 +1,8 @@
 """Commands: `python -m specprefill_sgl check` and its like.
 
-`check`: can this be served? `doctor`: does it work on this machine? `explain`: what was kept, and why? `playground`: a page to try
-it on. `tune`: which keep ratio? `calibrate`: who votes? `train-predictor`: fits what kv-prediction, experimental, predicts with.
+`check`: can this be served? `doctor`: does it work on this machine? `explain`: what was kept, and why? `playground`: a page to
+try it on. `tune`: which keep ratio? `calibrate`: who votes? `train-predictor`: fits what kv-prediction, experimental, predicts
+with.
 """
 
 import importlib

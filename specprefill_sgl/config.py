@@ -1,4 +1,4 @@
-"""Server configuration: flags beat the environment, the environment beats the file (README, Flags)."""
+"""Server configuration: flags beat the environment, the environment beats the file (docs/reference.md, Flags)."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ class SpecPrefillConfig(msgspec.Struct, frozen=True, kw_only=True):
     draft_tokenizer : {"target", "own"}
         Whose tokens the draft reads: the target's ids as they are, or the prompt's text in its own.
     keep_ratio : float
-        Fraction of the prompt that is kept, in (0, 1] (README, What is computed, 5).
+        Fraction of the prompt that is kept, in (0, 1] (docs/selection.md, 5).
     keep_min : float or None
         What the keep ratio may fall to under a backlog; None: it does not fall.
     backlog : int

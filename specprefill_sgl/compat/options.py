@@ -225,7 +225,7 @@ def prediction_refusals(server_args: Any) -> Iterator[str]:
 
 
 def check_server_options(server_args: Any) -> None:
-    """Refuse server options that Speculative Prefill cannot be combined with (README, Flags).
+    """Refuse server options that Speculative Prefill cannot be combined with (docs/operations.md, Failure modes).
 
     Raises
     ------

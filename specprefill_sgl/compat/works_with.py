@@ -224,7 +224,7 @@ def working(server_args: Any) -> list[Row]:
 
 
 def markdown() -> str:
-    """The rows of what works, as the README has them."""
+    """The rows of what works, as docs/options.md has them."""
     rows = (f"| {_code(row.option)} | {row.status} | {row.note} |" for row in _WORKING)
     return "\n".join(("| SGLang's option | how far | |", "|---|---|---|", *rows))
 

@@ -1,4 +1,4 @@
-"""What the model is fed: plain token ids and original positions (README, How it works, 4)."""
+"""What the model is fed: plain token ids and original positions (docs/how-it-works.md, 6)."""
 
 from collections.abc import Sequence
 from typing import Any

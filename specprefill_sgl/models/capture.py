@@ -1,4 +1,4 @@
-"""Records the draft's queries at the attention backend, so that no model file is patched (README, How it works, 2)."""
+"""Records the draft's queries at the attention backend, so that no model file is patched (docs/how-it-works.md, 3)."""
 
 from typing import Any
 

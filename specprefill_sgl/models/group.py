@@ -170,7 +170,7 @@ class PromptGroup:
         self._tokens = torch.cat([self._tokens, tokens])
 
     def _look_ahead(self, batch: ScheduleBatch) -> None:
-        """Greedy decodes while queries count: up to a prompt's first end of sequence (README, What is computed, 1)."""
+        """Greedy decodes while queries count: up to a prompt's first end of sequence (docs/selection.md, 1)."""
         votes = torch.ones_like(self._tokens)
         going = torch.ones_like(votes, dtype=torch.bool)
         rows = torch.arange(len(votes), device=votes.device)

@@ -1,4 +1,4 @@
-"""The reply object `meta_info["spec_prefill"]` (README, Reply object)."""
+"""The reply object `meta_info["spec_prefill"]` (docs/reference.md, The reply object)."""
 
 from typing import Any
 

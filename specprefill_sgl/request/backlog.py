@@ -1,4 +1,4 @@
-"""The keep ratio of a request, which may fall while others wait (README, Under load)."""
+"""The keep ratio of a request, which may fall while others wait (docs/selection.md, Under load)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Why a request cannot be sparse; the reason is part of the reply (README, Reply object)."""
+"""Why a request cannot be sparse; the reason is part of the reply (docs/reference.md, The reply object)."""
 
 from typing import Any
 

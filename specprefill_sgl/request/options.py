@@ -1,4 +1,4 @@
-"""Per-request fields: the `spec_prefill*` keys of `custom_params` (README, Request fields)."""
+"""Per-request fields: the `spec_prefill*` keys of `custom_params` (docs/reference.md, Request fields)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -61,6 +61,11 @@ def spec_prefill_keys(params: Any) -> list[str]:
     if not isinstance(params, Mapping):
         return []
     return [key for key in params if isinstance(key, str) and key.startswith(PREFIX)]
+
+
+def fields() -> tuple[str, ...]:
+    """The keys that a request may have, those of routes with messages included."""
+    return (*_READERS, ROLES)
 
 
 def parse(custom_params: Any, prompt_tokens: int | None = None, methods: Sequence[str] | None = None) -> RequestOptions:

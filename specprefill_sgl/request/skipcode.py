@@ -1,4 +1,4 @@
-"""Skip-coded token ids: a kept token carries the number of original positions jumped over before it (README, How it works, 3).
+"""Skip-coded token ids: a kept token carries the number of original positions jumped over before it (docs/how-it-works.md, 5).
 
 `code = token | (skip << 32)`; a token that follows its predecessor directly is its plain id, so two coded prefixes are
 equal exactly when their (token, position) sequences are, which is exactly when KV may be shared.

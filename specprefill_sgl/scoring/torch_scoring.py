@@ -1,4 +1,4 @@
-"""Pooled attention on prompt tokens in plain torch (README, What is computed, 2 and 3): any device, the kernels' reference."""
+"""Pooled attention on prompt tokens in plain torch (docs/selection.md, 2 and 3): any device, the kernels' reference."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Importance of prompt tokens in two Triton kernels a layer (README, What is computed, 2 to 4), for a draft group at once.
+"""Importance of prompt tokens in two Triton kernels a layer (docs/selection.md, 2 to 4), for a draft group at once.
 
 Keys are read where they lie in the paged KV buffer, through the slot of each token; logits never leave the chip. The first
 kernel leaves the log-sum-exp of every query over parts of its prompt, the second computes the logits again, block by block

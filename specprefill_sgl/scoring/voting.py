@@ -1,4 +1,4 @@
-"""Votes of drafted prompts (README, What is computed, 2 to 4): by Triton kernels on a GPU, by plain torch elsewhere."""
+"""Votes of drafted prompts (docs/selection.md, 2 to 4): by Triton kernels on a GPU, by plain torch elsewhere."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Votes to scores: importance of tokens over the votes, mean importance of chunks (README, What is computed, 3 and 4)."""
+"""Votes to scores: importance of tokens over the votes, mean importance of chunks (docs/selection.md, 3 and 4)."""
 
 import torch
 

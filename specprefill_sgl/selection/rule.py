@@ -1,4 +1,4 @@
-"""Which queries vote and how votes become kept chunks: a rule, and the two that have a name (README, Selection rules)."""
+"""Which queries vote and how votes become kept chunks: a rule, and the two that have a name (docs/selection.md, Rules)."""
 
 from typing import Any, Literal, get_args
 

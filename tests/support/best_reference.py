@@ -1,4 +1,4 @@
-"""The default selection, `best`, computed anew from an independent reference's votes (README, What is computed, 3 to 5)."""
+"""The default selection, `best`, computed anew from an independent reference's votes (docs/selection.md, 3 to 5)."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Speculative Prefill with Hugging Face `transformers` alone (README, What is computed): what the server must equal.
+"""Speculative Prefill with Hugging Face `transformers` alone (docs/selection.md): what the server must equal.
 
 Nothing here imports sglang or specprefill_sgl. Everything is float32 and one prompt at a time.
 """
@@ -62,7 +62,7 @@ def _forward(model, ids, positions, cache):
 def draft_votes(
     model, ids, *, lookahead=8, window=0, pool_kernel=13, ignore_first=0, ignore_last=0, heads=None, eos_ids=(), first=None
 ):
-    """Pooled attention of each query (README, What is computed, 1 to 3): of the window's, of the lookahead's; [votes, N].
+    """Pooled attention of each query (docs/selection.md, 1 to 3): of the window's, of the lookahead's; [votes, N].
 
     `heads` are (layer, head) pairs whose mean votes; without it the maximum over all. A lookahead of 1 beside a window is none.
     With `first`, only so many layers read the prompt; without `heads` the last quarter of those that see all of it votes.
@@ -118,17 +118,17 @@ def _query_votes(seen, layers, row, sees, n, *, pool_kernel, ignore_first, ignor
 
 
 def draft_importance(model, ids, *, lookahead=8, pool_kernel=13, eos_ids=()):
-    """Importance of each prompt token by the paper's rule, float32 [N] (README, What is computed, 1 to 4)."""
+    """Importance of each prompt token by the paper's rule, float32 [N] (docs/selection.md, 1 to 4)."""
     return draft_votes(model, ids, lookahead=lookahead, pool_kernel=pool_kernel, eos_ids=eos_ids)["lookahead"].mean(dim=0)
 
 
 def early_importance(model, ids, layers):
-    """The same where a model's first layers read: nothing is decoded ahead, the last 48 tokens vote (README, Methods)."""
+    """The same where a model's first layers read: nothing is decoded ahead, the last 48 tokens vote (docs/methods.md)."""
     return draft_votes(model, ids, lookahead=1, window=48, first=layers)["window"].mean(dim=0)
 
 
 def select_chunks(importance, *, keep_ratio, chunk_size=32, keep_first=0, keep_last=0, protect=()):
-    """Kept positions, ascending (README, What is computed, 5)."""
+    """Kept positions, ascending (docs/selection.md, 5)."""
     n = len(importance)
     chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
     scores = [float(importance[c.start : c.stop].mean()) for c in chunks]
@@ -154,7 +154,7 @@ def tail_chunks(n, *, keep_ratio, chunk_size, keep_last):
 
 
 def select_tokens(scores, n, forced, *, keep_ratio, chunk_size):
-    """Kept positions of a budget of tokens, by scores of chunks and those kept anyway (README, What is computed, 5)."""
+    """Kept positions of a budget of tokens, by scores of chunks and those kept anyway (docs/selection.md, 5)."""
     chunks = [range(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size)]
     budget = math.ceil(n * keep_ratio)
     room = max(budget - sum(len(chunks[i]) for i in forced), math.ceil(budget / 2))
@@ -163,7 +163,7 @@ def select_tokens(scores, n, forced, *, keep_ratio, chunk_size):
 
 
 def greedy(model, ids, positions, n_prompt, max_new_tokens):
-    """Greedy tokens and their logprobs after prefilling only `positions` of the prompt (README, What is computed, 6)."""
+    """Greedy tokens and their logprobs after prefilling only `positions` of the prompt (docs/selection.md, 6)."""
     tokens, logprobs = [], []
     logits, cache = _forward(model, [ids[p] for p in positions], positions, None)
     for step in range(max_new_tokens):
@@ -176,7 +176,7 @@ def greedy(model, ids, positions, n_prompt, max_new_tokens):
 
 @torch.no_grad()
 def answer_votes(model, ids, said, fresh, *, pool_kernel, ignore_first=0, ignore_last=0, heads=None):
-    """Pooled attention on the prompt of each of an answer's last `fresh` tokens, [fresh, N] (README, Tokens that return, 1)."""
+    """Pooled attention on the prompt of each of an answer's last `fresh` tokens, [fresh, N] (docs: Tokens that return, 1)."""
     global _record
     n, total = len(ids), len(ids) + len(said)
     _record = [{}]

@@ -1,4 +1,4 @@
-"""What returns of a prompt while its answer is written, anew from a Hugging Face draft (README, Tokens that return)."""
+"""What returns of a prompt while its answer is written, anew from a Hugging Face draft (docs: Tokens that return)."""
 
 from tests.support import best_reference, reference
 

@@ -1,4 +1,4 @@
-"""Scoring transcribed from README, What is computed, 2 to 4, in float64: what every implementation must equal."""
+"""Scoring transcribed from docs/selection.md, 2 to 4, in float64: what every implementation must equal."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Scoring in plain torch against a direct transcription of README, What is computed, 2 to 4, in float64."""
+"""Scoring in plain torch against a direct transcription of docs/selection.md, 2 to 4, in float64."""
 
 import pytest
 import torch

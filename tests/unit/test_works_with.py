@@ -63,8 +63,8 @@ def test_a_row_is_on_where_its_option_is(resolved, row, pair_of, monkeypatch):
     assert row.option not in _names(resolved(off))
 
 
-def test_the_readme_has_the_table():
-    assert works_with.markdown() in (_ROOT / "README.md").read_text(), works_with.markdown()
+def test_the_page_has_the_table():
+    assert works_with.markdown() in (_ROOT / "docs" / "options.md").read_text(), works_with.markdown()
 
 
 def test_rows_are_sorted_and_have_command_lines():
