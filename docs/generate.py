@@ -55,6 +55,8 @@ _REPLY = {
     "method": "Who chose; null if nothing was chosen.",
     "prompt_tokens": "The prompt's original length.",
     "kept_tokens": "Tokens that were prefilled.",
+    "predicted_tokens": "Tokens whose KV was predicted (`kv-prediction`, experimental).",
+    "kept_by_layer": "Of `lazy`: from which layer on how many prompt tokens are there; else null.",
     "keep_ratio": "`kept_tokens / prompt_tokens`: what was really kept.",
     "keep_ratio_used": "The ratio it was selected with.",
     "keep_ratio_reason": "Whose ratio that is: `server`, `request` or `backlog`.",
@@ -91,6 +93,9 @@ _REASONS = {
     eligibility.DRAFT_POOL: "It is longer than the draft's KV pool.",
     eligibility.DRAFT_VOCABULARY: "A token id is beyond the draft's vocabulary.",
     eligibility.DRAFT_TEXT: "A draft with its own tokenizer needs text, and there is none.",
+    eligibility.PREDICTION_EVICTED: "The predicted KV was evicted before the request was admitted.",
+    eligibility.PREDICTOR_OUTDATED: "The target's weights were updated; its predictor knows the older ones.",
+    eligibility.AUX_CACHE: "What `lazy` would park of it is more than `--spec-prefill-aux-cache-bytes`.",
     eligibility.DRAFT_ERROR: "The draft failed; the server's log has the traceback.",
 }
 

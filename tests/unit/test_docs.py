@@ -1,5 +1,6 @@
 """The pages say what the code says, are short, and name what there is."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -42,8 +43,8 @@ def test_commands_exist(page):
     for module in re.findall(r"python -m ((?:benchmarks|docs)[\w.]*)", text):
         path = _ROOT / module.rstrip(".").replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
-    for command in re.findall(r"python -m specprefill_sgl (\w+)", text):
-        assert (_ROOT / "specprefill_sgl" / "cli" / f"{command}.py").exists(), command
+    for command in re.findall(r"python -m specprefill_sgl ([\w-]+)", text):
+        assert importlib.util.find_spec(f"specprefill_sgl.cli.{command.replace('-', '_')}"), command
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
