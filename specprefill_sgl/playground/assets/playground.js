@@ -340,7 +340,8 @@ function sparseFacts() {
   }
   sparse.facts.textContent =
     `${count(reply.kept_tokens)} of ${count(reply.prompt_tokens)} tokens, ${reply.method} ${seconds(reply.draft_ms)} s` +
-    (reply.revived_tokens ? `, ${count(reply.revived_tokens)} returned` : "");
+    (reply.revived_tokens ? `, ${count(reply.revived_tokens)} returned` : "") +
+    (sparse.done.chunks ? "" : "; no scores to show");
 }
 
 function asked() {
