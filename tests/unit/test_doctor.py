@@ -119,6 +119,7 @@ def test_a_failure_names_what_to_report(folder, capsys):
     [
         ("INFO fine\nspecprefill-sgl: --spec-prefill needs x\nlast\n", "specprefill-sgl: --spec-prefill needs x"),
         ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory\n  at\n", "torch.OutOfMemoryError: CUDA out of memory"),
+        ("ValueError: no such backend\nEOFError\nRuntimeError: Rank 0 scheduler died\n", "ValueError: no such backend"),
         ("only this\n\n", "only this"),
         ("", "its log is empty"),
     ],

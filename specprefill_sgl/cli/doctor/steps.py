@@ -15,6 +15,7 @@ from specprefill_sgl.cli.doctor import machine
 from specprefill_sgl.cli.doctor.checks import Recorder
 
 _LIMIT_S = 300  # of one step
+_FOLLOWS = re.compile(r"EOFError|RuntimeError: Rank \d+ scheduler died")  # of a launcher whose scheduler has failed
 _PER_BACKEND = ("answers", "speed")
 
 
@@ -63,7 +64,8 @@ def run_here(name: str, folder: Path) -> None:
 
 
 def telling(log: Path) -> str:
-    """The line of a log that says most likely what went wrong: the last that names an error, else the last."""
+    """The line of a log that says most likely what went wrong: the last that names an error of its own, else the last."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"specprefill-sgl:|[\w.]+(Error|Exception)\b", line)]
-    return (errors or lines or ["its log is empty"])[-1][:300]
+    causes = [line for line in errors if not _FOLLOWS.match(line)]
+    return (causes or errors or lines or ["its log is empty"])[-1][:300]
