@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from specprefill_sgl.cli.doctor import checks, kernels, machine, report, steps
+from specprefill_sgl.cli.doctor import answers, checks, kernels, machine, report, steps
+from specprefill_sgl.scoring import triton_scoring
 from specprefill_sgl.scoring.torch_scoring import layer_votes
 
 
@@ -34,6 +35,27 @@ def test_exact_votes_are_those_of_plain_torch(chosen):
     got = kernels.exact_votes(queries, keys, visible, counted, chosen, 13)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got.float(), want, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", ["paper", "best"])
+def test_kernels_are_compared_as_on_a_gpu(rule):
+    """In the interpreter: the votes are right, and wrong ones are seen."""
+    error, _, n_bytes = kernels.compared("1B", rule, 100, "cpu")
+    assert error < kernels._MOST
+    assert n_bytes == 100 * 8 * 64 * 2
+
+
+def test_wrong_votes_are_seen(monkeypatch):
+    monkeypatch.setattr(triton_scoring, "accumulate_votes", lambda out, *_, **__: out.fill_(0.01))
+    assert kernels.compared("1B", "best", 300, "cpu")[0] > 10 * kernels._MOST
+
+
+def test_graphs_are_found_in_a_log():
+    line = (
+        "[2026-11-28 17:59:09] Decode batch, #running-req: 1, #token: 313, token usage: 0.01, {} graph: {}, gen throughput: 1"
+    )
+    log = "\n".join(line.format("cuda", used) for used in (True, False)) + "\n" + line.format("cpu", True)
+    assert answers.graphs_used(log) == ["True", "False"]
 
 
 def test_provenance_says_what_ran(folder):

@@ -82,7 +82,7 @@ def _how_it_ran(recorder: Recorder, server: Server) -> None:
     if not machine.has_gpu():
         recorder.not_run("decode under CUDA graphs", machine.NO_GPU)
         return
-    used = re.findall(r"Decode batch.*cuda graph: (\w+)", server.log.read_text())
+    used = graphs_used(server.log.read_text())
     recorder.holds(
         "decode under CUDA graphs",
         bool(used) and set(used) == {"True"},
@@ -90,6 +90,11 @@ def _how_it_ran(recorder: Recorder, server: Server) -> None:
         "all",
         server.log,
     )
+
+
+def graphs_used(log: str) -> list[str]:
+    """What SGLang's log says of each batch of decodes: `True` or `False`."""
+    return re.findall(r"Decode batch.*cuda graph: (\w+)", log)
 
 
 def logprobs(reply: dict[str, Any]) -> list[float]:

@@ -28,29 +28,33 @@ def run(recorder: Recorder) -> None:
 
 
 def _case(recorder: Recorder, shape: str, rule: str, bandwidth: float) -> None:
+    error, call, n_bytes = compared(shape, rule, _LENGTH, "cuda")
+    recorder.holds(f"votes of {rule}, {shape}, against float64", error < _MOST, f"{error:.1e}", f"< {_MOST:.0e} of the largest")
+    took, bound = _milliseconds(call), n_bytes / bandwidth * 1e3
+    found = f"{took:.3f} ms a layer, {bound / took:.2f} of the memory bound"
+    recorder.measured(f"votes of {rule}, {shape}, {_LENGTH} tokens", found)
+
+
+def compared(shape: str, rule: str, length: int, device: str) -> tuple[float, Callable[[], None], int]:
+    """How far the kernels' votes are from exact ones, as a share of the largest; a call to time, and the bytes of its keys."""
     from specprefill_sgl.scoring.packed import pack
     from specprefill_sgl.scoring.triton_scoring import accumulate_votes
 
     (heads, key_heads, dim), (votes, chosen, pool) = _SHAPES[shape], _VOTES[rule]
     torch.manual_seed(0)
-    slots = torch.randperm(_LENGTH, device="cuda")
-    keys = torch.randn(_LENGTH, key_heads, dim, device="cuda", dtype=torch.bfloat16)
-    queries = torch.randn(votes, heads, dim, device="cuda", dtype=torch.bfloat16)
-    visible = list(range(_LENGTH - votes + 1, _LENGTH + 1)) if chosen else [_LENGTH] * votes
-    counted = (4, _LENGTH - votes) if chosen else (0, _LENGTH)
-    packed, out = pack([slots], [visible], [counted]), torch.zeros(votes, _LENGTH, device="cuda")
+    slots = torch.randperm(length, device=device)
+    keys = torch.randn(length, key_heads, dim, device=device, dtype=torch.bfloat16)
+    queries = torch.randn(votes, heads, dim, device=device, dtype=torch.bfloat16)
+    visible = list(range(length - votes + 1, length + 1)) if chosen else [length] * votes
+    counted = (4, length - votes) if chosen else (0, length)
+    packed, out = pack([slots], [visible], [counted]), torch.zeros(votes, length, device=device)
 
     def call() -> None:
         accumulate_votes(out, queries[None], keys, packed, scaling=dim**-0.5, logit_cap=0.0, pool_kernel=pool, heads=chosen)
 
     call()
     want = exact_votes(queries, keys[slots], visible, counted, chosen, pool)
-    error = float((out - want).abs().max() / want.abs().max())
-    recorder.holds(f"votes of {rule}, {shape}, against float64", error < _MOST, f"{error:.1e}", f"< {_MOST:.0e} of the largest")
-    took = _milliseconds(call)
-    bound = keys.numel() * keys.element_size() / bandwidth * 1e3
-    found = f"{took:.3f} ms a layer, {bound / took:.2f} of the memory bound"
-    recorder.measured(f"votes of {rule}, {shape}, {_LENGTH} tokens", found)
+    return float((out - want).abs().max() / want.abs().max()), call, keys.numel() * keys.element_size()
 
 
 def exact_votes(
