@@ -14,6 +14,7 @@ attention_ranks : callable
     Context manager under which a draft is split over the ranks of one attention group.
 """
 
+import functools
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +28,7 @@ def of(release: str) -> Any:
     return import_module(f"{__name__}.v{name.replace('.', '_')}")
 
 
+@functools.cache
 def installed() -> Any:
     """That of the release that is imported here."""
     return of(version("sglang"))
