@@ -253,12 +253,13 @@ def _checked(values: dict[str, Any]) -> SpecPrefillConfig:
     if config.layers is not None and not (config.layers and config.layers[0] >= 2 and _ascend(config.layers, below=2**31)):
         _out_of_range("layers", "at least 2, and ascend", ",".join(map(str, config.layers)))
     if config.keep_by_layer is not None:
-        *_, last = config.keep_by_layer
+        last = config.keep_by_layer[-1] if config.keep_by_layer else None
         shown = ",".join(map(str, config.keep_by_layer))
         if config.layers is None or len(config.keep_by_layer) != len(config.layers):
             _out_of_range("keep_by_layer", f"one number for each of {flag('layers')}", shown)
         if not _ascend((0.0, *reversed(config.keep_by_layer)), below=1.0):
             _out_of_range("keep_by_layer", "in (0, 1), and descend", shown)
+        assert last is not None
         if "keep_ratio" not in values:
             config = msgspec.structs.replace(config, keep_ratio=last)
         elif config.keep_ratio != last:

@@ -34,6 +34,7 @@ class ControlMethod:
     """See `specprefill_sgl.methods.protocol.Method`."""
 
     max_tokens = longest = 2**31 - 1
+    is_inside = False
     device = torch.device("cpu")
 
     def __init__(self, name: str, chunk_tokens: int):

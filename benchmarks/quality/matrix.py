@@ -19,13 +19,13 @@ KEEP_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 SPECPREFILL, SELF_DRAFT, BEST = "specprefill", "target_as_draft", "best"  # the first two by the paper's rule
 EARLY_LAYERS = {f"early_layers_{count}": count for count in (2, 3)}  # by `best`, as is the next
+LAZY = {"lazy_2": ("2", "best"), "lazy_2_paper": ("2", "paper"), "lazy_2_3": ("2,3", "best")}  # its layers, the rule
 OWN_TOKENS = "own_tokens"  # the real model as draft, whose tokenizer is another
-METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.RECOVERED, *EARLY_LAYERS, OWN_TOKENS)
+METHODS = (ask.DENSE, SPECPREFILL, SELF_DRAFT, *CONTROLS, BEST, *ask.RECOVERED, *EARLY_LAYERS, *LAZY, OWN_TOKENS)
 PREDICTED = tuple(kv_prediction.PREDICTORS)  # measured where they are named only
 _RECOVERED = "recovered"  # a server with its radix cache on
-_OWN_SERVERS = {name: name for name in (SELF_DRAFT, *EARLY_LAYERS, OWN_TOKENS, *PREDICTED)} | dict.fromkeys(
-    ask.RECOVERED, _RECOVERED
-)
+_ALONE = (SELF_DRAFT, *EARLY_LAYERS, *LAZY, OWN_TOKENS, *PREDICTED)
+_OWN_SERVERS = {name: name for name in _ALONE} | dict.fromkeys(ask.RECOVERED, _RECOVERED)
 _PAPER = (SPECPREFILL, SELF_DRAFT, ask.PAPER_BACKFILLED, *CONTROLS)
 DEPTHS = 20
 ABLATIONS: dict[str, tuple] = {
@@ -101,6 +101,10 @@ def _serving(reader: str, target: Path, draft: Path, folder: Path) -> contextlib
         own = None if reader in kv_prediction.FIRST_LAYERS else draft
         predictor = ("--spec-prefill-predictor", str(kv_prediction.PREDICTORS[reader]))
         return serve(target, own, folder, *predictor, method="kv-prediction")
+    if reader in LAZY:
+        inside, selection = LAZY[reader]
+        rule = ("--spec-prefill-layers", inside, "--spec-prefill-selection", selection)
+        return serve(target, None, folder, *every, *rule, method="lazy")
     layers = ("--spec-prefill-layers", str(EARLY_LAYERS[reader]))
     return serve(target, None, folder, *every, *layers, method="early-layers")
 

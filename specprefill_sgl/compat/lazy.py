@@ -17,7 +17,6 @@ _REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("--disaggregation-mode", lambda a: a.disaggregation_mode != "null", "what each layer lacks is not handed over"),
     ("--enable-lora", lambda a: a.enable_lora, "adapters of batches in parts were not run"),
     ("--enable-two-batch-overlap", lambda a: a.enable_two_batch_overlap, "it splits batches too"),
-    ("--enable-pdmux", lambda a: a.enable_pdmux, "prefills and decodes have attention backends of their own"),
     ("--enable-return-hidden-states", lambda a: a.enable_return_hidden_states, "only some tokens reach the last layer"),
     ("--enable-return-routed-experts", lambda a: a.enable_return_routed_experts, "only some tokens reach the last layer"),
     ("--enable-hierarchical-cache", lambda a: a.enable_hierarchical_cache, "it was not run with it"),

@@ -32,7 +32,10 @@ def install(scheduler: Any, stage: Stage, lazy: Lazy) -> None:
             assert seat.state.outcome is not None
             metrics_of(scheduler).decided(seat.state.outcome, seat.prompt_tokens, seat.state.method)
 
-    parts = lazy.forward(select, on_pruned)
+    def on_asked(returned: int) -> None:
+        metrics_of(scheduler).reconsidered("revived" if returned else "nothing", returned)
+
+    parts = lazy.forward(select, on_pruned, on_asked)
     generate, forward = worker.forward_batch_generation, runner.forward
 
     def forward_batch_generation(batch: Any, *args: Any, **kwargs: Any) -> Any:

@@ -19,15 +19,19 @@ def stock_answers(pair_of, tmp_path_factory):
         return answers
 
 
-@pytest.fixture(scope="module", params=["draft", pytest.param("kv-prediction", marks=pytest.mark.slow)])
+METHODS = ["draft,lazy,kv-prediction", *(pytest.param(name, marks=pytest.mark.slow) for name in ("draft", "kv-prediction"))]
+
+
+@pytest.fixture(scope="module", params=METHODS)
 def server(request, pair_of, tmp_path_factory, stock_answers):
     target, draft = pair_of("llama")
-    folder = tmp_path_factory.mktemp("sparse")
-    options = sparse_options(draft)
-    if request.param == "kv-prediction":
-        predictor = predictors.save_random(folder / "predictor", target, 2)
-        options = sparse_options(None, method=request.param, predictor=predictor)
-    with serve(folder, target, *options) as server:
+    folder, methods = tmp_path_factory.mktemp("sparse"), request.param.split(",")
+    options: dict[str, object] = {"method": request.param}
+    if "lazy" in methods:
+        options["layers"] = 2
+    if "kv-prediction" in methods:
+        options["predictor"] = predictors.save_random(folder / "predictor", target, 2)
+    with serve(folder, target, *sparse_options(draft if "draft" in methods else None, **options)) as server:
         yield server
 
 

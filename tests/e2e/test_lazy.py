@@ -30,7 +30,7 @@ def case(request, pair_of, hugging_face, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lazy")
     target = tiny_models.save_deep(family, folder / "target", layers=4)
     options = {"method": "lazy,draft", "layers": ",".join(map(str, layers)), "keep_ratio": RATIO, "selection": "best"}
-    with serve(folder, target, *sparse_options(pair_of(family)[1], **options), *flags) as server:
+    with serve(folder, target, *sparse_options(pair_of("llama")[1], **options), *flags) as server:
         yield server, hugging_face(target), layers
 
 
@@ -97,7 +97,7 @@ def _customs():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("length", [250, 900])
+@pytest.mark.parametrize("length", [500, 900])
 def test_what_an_answer_asks_for_returns(server, right, length, rule):
     """Parked tokens run through the layers that they are not in, each once; what was computed stays as it was."""
     ids = prompt_ids(length, seed=length + 1)
@@ -135,16 +135,15 @@ def test_methods_share_nothing_that_is_wrong_for_one(server):
         server.flush()
         alone[name] = answer(name)["output_ids"]
     assert len(set(map(tuple, alone.values()))) == 3  # or nothing is shown
-    cached = {}
+    cached = set()
     for one, other in itertools.product(customs, repeat=2):
         server.flush()
         answer(one)
         reply = answer(other)
-        cached[one, other] = reply["meta_info"]["cached_tokens"]
-        if (one, other) != ("dense", "lazy"):  # it may match what is whole: below
-            assert reply["output_ids"] == alone[other], (one, other)
-    shared = {pair for pair, tokens in cached.items() if tokens > 1}
-    assert shared == {("dense", "dense"), ("dense", "lazy"), ("draft", "draft")}
+        if reply["meta_info"]["cached_tokens"] > 1:
+            cached.add((one, other))
+        assert reply["output_ids"] == alone["dense" if one == "dense" else other], (one, other)  # what is whole is for all
+    assert cached == {("dense", "dense"), ("dense", "lazy"), ("dense", "draft"), ("draft", "draft")}
 
 
 def test_after_a_dense_prefix(server, right, case):

@@ -89,6 +89,22 @@ def register():
 
     storage.waits = not_at_arrival
 
+    from specprefill_sgl.hooks import lazy
+    from specprefill_sgl.methods.lazy.chooser import Chooser
+
+    seat, lazy_votes = lazy._seat, Chooser._votes
+
+    def seat_of(stage, method, batch, at, req, is_extend):
+        req.skip_radix_cache_insert = not on("lazy_in_tree")
+        return seat(stage, method, batch, at, req, is_extend)
+
+    def failing_lazy_votes(self, *arguments):
+        if on("lazy_score") or (on("lazy_score_on_rank_1") and torch.distributed.get_rank() == 1):
+            raise RuntimeError("injected scoring fault")
+        return lazy_votes(self, *arguments)
+
+    lazy._seat, Chooser._votes = seat_of, failing_lazy_votes
+
     from specprefill_sgl.hooks.kv_events import PlainBlocks
 
     of = PlainBlocks.of

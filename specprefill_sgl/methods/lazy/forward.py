@@ -36,6 +36,8 @@ class Forward:
     aux_cache : AuxCache
     on_pruned : callable
         Told of a seat, of a stage that has chosen, and fields of the outcome.
+    on_asked : callable
+        Told how many tokens returned when an answer was asked.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Forward:
         chooser: Chooser,
         aux_cache: AuxCache,
         on_pruned: Callable[..., None],
+        on_asked: Callable[[int], None],
     ):
         self._table, self._own_rows, self._stages = table, own_rows, stages
-        self._segments, self._chooser, self._aux_cache, self._on_pruned = segments, chooser, aux_cache, on_pruned
+        self._segments, self._chooser, self._aux_cache = segments, chooser, aux_cache
+        self._on_pruned, self._on_asked = on_pruned, on_asked
 
     def extend(self, batch: Any, seats: Seats) -> Any:
         """Prompts, whole or a chunk of them: `ModelRunnerOutput`."""
@@ -186,6 +190,7 @@ class Forward:
                 pruned.parked[stage + 1].add(going, output)
             returned = max(returned, len(going))
             self._on_pruned(seat, stage)
+        self._on_asked(returned)
         if returned:
             state.revived.append((seat.said, returned))
         if not seat.may_return:
@@ -208,7 +213,8 @@ def _is_due(seat: Seat) -> bool:
     """Whether the answer is asked now what it lacks."""
     said = seat.said - 1  # the token that is fed now was not read yet
     asked = seat.state.asked[-1] - 1 if seat.state.asked else 0
-    return seat.may_return and said - asked >= (seat.state.pause or seat.every)
+    has_voters = bool(seat.pruned.voters)  # not at once after a retraction
+    return has_voters and seat.may_return and said - asked >= (seat.state.pause or seat.every)
 
 
 def _rows(cuts: Sequence[slice], device: torch.device) -> torch.Tensor | None:

@@ -88,7 +88,7 @@ class Lazy:
         pool.req_to_token = pool.req_to_token.new_zeros((1 + self.stages) * self._own_rows, width)
         self._runner.init_kv_index_translator()
 
-    def forward(self, select: Select, on_pruned: Callable[..., None]) -> Forward:
+    def forward(self, select: Select, on_pruned: Callable[..., None], on_asked: Callable[[int], None]) -> Forward:
         """The target's forward of batches with lazy requests; once its attention backend is built.
 
         Raises
@@ -103,7 +103,7 @@ class Lazy:
         powers = exponents(self._config.keep_by_layer, self.stages)
         chooser = Chooser(self._runner, segments, self._bounds, powers, self._ranks, select)
         table = self._runner.req_to_token_pool.req_to_token
-        return Forward(table, self._own_rows, self.stages, segments, chooser, self.aux_cache, on_pruned)
+        return Forward(table, self._own_rows, self.stages, segments, chooser, self.aux_cache, on_pruned, on_asked)
 
     @property
     def max_tokens(self) -> int:
