@@ -19,5 +19,7 @@ def check_usable(options: RequestOptions, config: SpecPrefillConfig, server_args
         raise RequestError("spec_prefill_revive_every cannot be used: answers are not in the draft's own tokens.")
     if options.revive_every and options.method_of(config) in config.forgetful:
         raise RequestError("spec_prefill_revive_every cannot be used: with the server's page size the reader forgets prompts.")
+    if options.backfill not in (None, "off") and options.method_of(config) == "lazy":
+        raise RequestError("spec_prefill_backfill cannot be used with the method lazy: its layers lack different tokens.")
     for name, option, _ in compat.cannot_use(options, server_args):
         raise RequestError(f"{PREFIX}_{name} cannot be used: the server was started with {option}.")

@@ -41,7 +41,7 @@ class Lazy:
         given, says after how many output tokens the answer was asked, and how many chunks may return at a time.
         """
         n = len(ids)
-        self.keys, self.seen, self.waiting = {}, {}, {}
+        self.keys, self.seen, self.waiting, self.queries = {}, {}, {}, {}
         self.kept, self.n = [[]] * len(self.parts), n
         if cached:
             hidden = self.model.model.embed_tokens(torch.tensor(ids[:cached]))
