@@ -385,6 +385,7 @@ async function ask() {
   } catch (error) {
     $("verdict").textContent = "";
     for (const card of [sparse, dense]) if (card.card.classList.contains("waiting")) card.clear("");
+    $("answers").hidden = !sparse.text && !dense.text;
     if (!signal.aborted) {
       problem(error instanceof TypeError ? "The playground itself does not answer. Is its command still running?" : error.message);
       look();
