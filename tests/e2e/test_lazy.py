@@ -13,13 +13,13 @@ from tests.support.tiny_models import prompt_ids
 
 RATIO = 0.3
 RULES = {"best": lazy_reference.BEST, "paper": lazy_reference.PAPER}
+TWO_RANKS = ("--tp", "2")
 CASES = [
-    pytest.param(("llama", (2, 3), ()), id="llama, two layers"),
-    pytest.param(("qwen3", (2,), ("--tp", "2")), id="qwen3, one layer, two ranks"),
-    pytest.param(("llama", (2,), ()), id="llama, one layer", marks=pytest.mark.slow),
+    pytest.param(("llama", (2, 3), TWO_RANKS), id="llama, two layers, two ranks"),
+    pytest.param(("llama", (2, 3), ()), id="llama, two layers", marks=pytest.mark.slow),
+    pytest.param(("qwen3", (2,), TWO_RANKS), id="qwen3, one layer, two ranks", marks=pytest.mark.slow),
     pytest.param(("qwen3", (2, 3), ()), id="qwen3, two layers", marks=pytest.mark.slow),
-    pytest.param(("llama", (2, 3), ("--tp", "2")), id="llama, two layers, two ranks", marks=pytest.mark.slow),
-    pytest.param(("llama", (2, 3), ("--disable-overlap-schedule",)), id="no overlap", marks=pytest.mark.slow),
+    pytest.param(("llama", (2,), ("--disable-overlap-schedule",)), id="llama, one layer, no overlap", marks=pytest.mark.slow),
 ]
 
 
