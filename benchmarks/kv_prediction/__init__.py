@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-# method of the quality bench -> predictor; the last two are not shipped (README.md says how they are made)
+# method of the quality bench -> predictor; only the first is shipped (README.md says how the others are made)
 PREDICTORS = {
     "kv_prediction_first_2": _HERE / "first_layers_2",
     "kv_prediction_draft": _HERE / "draft",

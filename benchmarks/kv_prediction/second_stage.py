@@ -39,9 +39,10 @@ class Stage:
         weights = predictor_file.load_weights(str(folder))
         self.maps = {name: torch.nn.Parameter(tensor.float()) for name, tensor in weights.items()}
 
-    def loss(self, ids: torch.Tensor, answers: torch.Tensor, cut: int) -> tuple[torch.Tensor, float]:
-        """Of the tokens after `cut`, and the share of the answers' tokens that are right."""
-        cache = self.predicted(ids[:, :cut])
+    def loss(self, ids: torch.Tensor, answers: torch.Tensor, cut: int, *, own: bool = False) -> tuple[torch.Tensor, float]:
+        """Of the tokens after `cut`, and the share of the answers' tokens that are right; or with the target's `own` KV."""
+        before = ids[:, :cut]
+        cache = self.target(before, use_cache=True).past_key_values if own else self.predicted(before)
         positions = torch.arange(cut, ids.shape[1])[None].expand(len(ids), -1)
         logits = self.target(ids[:, cut:], past_key_values=cache, position_ids=positions).logits[:, :-1]
         wanted, are_answers = ids[:, cut + 1 :], answers[:, cut + 1 :]
@@ -92,9 +93,10 @@ def train(stage: Stage, sequences: Sequences, minutes: float, rate: float, log: 
     start, step, row = time.monotonic(), 0, {}
     held_out = [_batch(sequences, f"held out/{number}") for number in range(6)]
     with log.open("w") as file, tqdm(total=round(minutes * 60), unit="s", desc="second stage") as bar:
+        file.write(json.dumps({"target's own KV": _evaluate(stage, held_out, own=True)}) + "\n")
         while (spent := (time.monotonic() - start) / 60) < minutes:
             if step % _EVALUATE == 0:
-                row = _evaluate(stage, held_out, step, spent)
+                row = {"step": step, "minutes": round(spent, 2), **_evaluate(stage, held_out)}
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 bar.set_postfix(row)
@@ -107,16 +109,16 @@ def train(stage: Stage, sequences: Sequences, minutes: float, rate: float, log: 
             optimizer.step()
             step += 1
             bar.update(round(spent * 60) - bar.n)
-        row = _evaluate(stage, held_out, step, minutes)
+        row = {"step": step, "minutes": minutes, **_evaluate(stage, held_out)}
         file.write(json.dumps(row) + "\n")
     return row
 
 
 @torch.no_grad()
-def _evaluate(stage: Stage, batches: list, step: int, minutes: float) -> dict:
-    found = [stage.loss(*batch) for batch in batches]
+def _evaluate(stage: Stage, batches: list, *, own: bool = False) -> dict:
+    found = [stage.loss(*batch, own=own) for batch in batches]
     loss, right = (sum(float(one[at]) for one in found) / len(found) for at in (0, 1))
-    return {"step": step, "minutes": round(minutes, 2), "loss": round(loss, 4), "answer_tokens_right": round(right, 4)}
+    return {"loss": round(loss, 4), "answer_tokens_right": round(right, 4)}
 
 
 def main() -> None:

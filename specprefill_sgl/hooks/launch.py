@@ -10,10 +10,15 @@ from specprefill_sgl import compat, config
 from specprefill_sgl.calibration import heads_file
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 from specprefill_sgl.methods import registry, vocabulary
+from specprefill_sgl.methods.kv_prediction import WARNING as KV_PREDICTION
 
 _DEFAULTS = SpecPrefillConfig()
 _FLAGS: tuple[tuple[str, type, str], ...] = (
-    ("method", str, "Who says which tokens matter; several, separated by commas: a request may choose. Default draft."),
+    (
+        "method",
+        str,
+        f"Who says which tokens matter; several, separated by commas: a request may choose. Default draft. {KV_PREDICTION}",
+    ),
     ("draft_model_path", str, "Draft model; must share the target's tokenizer, or have one of its own."),
     ("draft_tokenizer", str, "own: the draft reads the prompt's text with its own tokenizer. Else target."),
     ("keep_ratio", float, "Fraction of the prompt that is kept, in (0, 1]."),
@@ -33,7 +38,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("layers", str, "Of the target: first layers that read (early-layers); layers from which on tokens are dropped (lazy)."),
     ("keep_by_layer", str, "Of lazy: fractions kept from each of these layers on. Default: the same factor at each."),
     ("aux_cache_bytes", int, "Of lazy: most bytes of hidden states of dropped tokens, on each rank."),
-    ("predictor", str, "Folder of a predictor (python -m specprefill_sgl train-predictor), of kv-prediction, experimental."),
+    ("predictor", str, f"Folder of a predictor, from python -m specprefill_sgl train-predictor. {KV_PREDICTION}"),
     ("tail", int, "Last prompt tokens whose KV kv-prediction, experimental, does not predict."),
     ("heads", str, "Files of calibrated heads, which vote alone (python -m specprefill_sgl calibrate)."),
     ("revive_every", int, "Output tokens after which dropped tokens that the answer asks for return; 0: none return."),
