@@ -239,6 +239,26 @@ def test_without_the_bit_methods_do_share_wrong_kv(pair_of, hugging_face, tmp_pa
 
 
 @pytest.mark.slow
+def test_lazy_and_predictions_do_not_meet(pair_of, hugging_face, tmp_path):
+    """In both orders; what lazy answers is what it answers with nothing cached."""
+    target, _ = pair_of("llama")
+    predictor = predictors.save_random(tmp_path / "predictor", target, LAYERS)
+    options = sparse_options(None, method="lazy,kv-prediction", layers=LAYERS, predictor=predictor, tail=TAIL)
+    with serve(tmp_path, target, *options) as server:
+        right = Right(hugging_face(target), predictor)
+        for seed in range(4):
+            ids = prompt_ids(400 + seed, seed=seed)
+            server.flush()
+            fresh = _ask(server, ids, "lazy")["output_ids"]
+            for pair in (("lazy", "kv-prediction"), ("kv-prediction", "lazy")):
+                server.flush()
+                said = {method: _ask(server, ids, method) for method in pair}
+                assert said["lazy"]["output_ids"] == fresh
+                assert said["kv-prediction"]["meta_info"]["spec_prefill"]["predicted_tokens"] == len(ids) - TAIL
+                assert right(said["kv-prediction"], ids)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--tp", "2")], ids=["one rank", "two ranks"])
 def test_under_pressure_retraction_and_faults(pair_of, hugging_face, tmp_path, flags):
     """A pool of a few prompts, requests that are retracted, writes that fail: each answer is that of what its reply says."""
