@@ -64,8 +64,10 @@ def test_load_with_sglangs_client(server):
     assert len(re.findall(r"Successful requests: +4 *$", said, re.MULTILINE)) == 2
     after = server.state()["spec_prefill"]["counters"]["requests"]
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    # each run begins with a request of its own
-    assert grown == {"dense:disabled": 5, "sparse": 5}
+    # each run begins with its first prompt alone, which may be backfilled before it is asked again
+    assert grown.pop("dense:disabled_by_request") == 5
+    assert sum(grown.values()) == 5
+    assert grown["sparse"] >= 4
 
 
 def _path():
