@@ -27,8 +27,8 @@ test-release: lint release
 
 # on a machine with a GPU: does it work there? Then the tests that need one
 gpu: environment
-	$(RUN) -m specprefill_sgl doctor
-	$(RUN) -m pytest tests/gpu tests/unit/test_triton_scoring.py
+	$(RUN) -m specprefill_sgl doctor; status=$$?; \
+	$(RUN) -m pytest tests/gpu tests/unit/test_triton_scoring.py && exit $$status
 
 # its package alone, beside the cached dependencies of the newest one
 release: environment
