@@ -10,5 +10,5 @@ for custom in '{"spec_prefill": false}' '{"spec_prefill_keep_ratio": 0.2}'; do
   # --flush-cache: the second run must not find the first one's prompts
   python -m sglang.benchmark.serving --backend sglang-oai --base-url "$url" --model "$model" --flush-cache \
     --dataset-name random-ids --random-input-len "$tokens" --random-output-len 16 --random-range-ratio 1 \
-    --num-prompts "$requests" --request-rate "$rate" --extra-request-body "{\"custom_params\": $custom}"
+    --num-prompts "$requests" --request-rate "$rate" --output-file /dev/null --extra-request-body "{\"custom_params\": $custom}"
 done

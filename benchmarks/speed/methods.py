@@ -1,4 +1,4 @@
-"""The methods side by side: time to first token, between tokens, and memory, each on a server of its own, dense beside.
+"""The methods side by side: time to first token, per output token, and memory, each on a server of its own, dense beside.
 
 `python -m benchmarks.speed.methods --pair smollm2 --layers 15 --predictor DIR` asks the same prompts of all servers by turns.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import launch
-from benchmarks.interleaving import Stream, gaps_between
+from benchmarks.interleaving import Stream
 from benchmarks.quality.results import Results, read
 from benchmarks.speed import arguments as shared
 from benchmarks.speed import drawing, pairs
@@ -69,8 +69,8 @@ def table(rows: list[dict]) -> str:
         "TTFT ms",
         "dense / this",
         "by its layers at most",
-        "ITL ms",
-        "ITL, this / dense",
+        "TPOT ms",
+        "TPOT, this / dense",
         "memory MiB",
     )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -80,8 +80,8 @@ def table(rows: list[dict]) -> str:
             summary(mine, lambda row: row["ttft_ms"], 0),
             summary(mine, lambda row: dense[row["number"]]["ttft_ms"] / row["ttft_ms"]),
             summary(mine, lambda row: row["bound"]),
-            summary(mine, lambda row: row["itl_ms"], 1),
-            summary(mine, lambda row: row["itl_ms"] / dense[row["number"]]["itl_ms"]),
+            summary(mine, lambda row: row["tpot_ms"], 1),
+            summary(mine, lambda row: row["tpot_ms"] / dense[row["number"]]["tpot_ms"]),
             f"{max(row['peak_mib'] for row in mine):.0f}",
         )
         shown = "" if ratio == 1 else ratio
@@ -151,7 +151,7 @@ def _measure(url: str, arguments: argparse.Namespace, keep_ratio: float, number:
     said = reply["meta_info"].get("spec_prefill") or {}
     return {
         "ttft_ms": round(took, 2),
-        "itl_ms": round(float(np.median(gaps_between(stream.times, stream.times[1], stream.times[-1]))) * 1e3, 2),
+        "tpot_ms": round((stream.times[-1] - stream.times[0]) / (len(stream.times) - 1) * 1e3, 2),
         "kept": _kept(said, arguments.length),
         "said": said,
         "peak_mib": peak_mib(url),
