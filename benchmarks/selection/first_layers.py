@@ -6,10 +6,10 @@ from pathlib import Path
 _PAGE = Path(__file__).with_name("FIRST_LAYERS.md")
 _PICTURE = Path(__file__).parent / "results" / "first_layers.svg"
 _COLUMNS = {
-    "heads, 0.2": (5, "C1", "-"),
-    "heads, 0.1": (3, "C0", "-"),
-    "last quarter, 0.2": (6, "C1", ":"),
-    "last quarter, 0.1": (4, "C0", ":"),
+    "heads, 0.2": (6, "C1", "-"),
+    "heads, 0.1": (4, "C0", "-"),
+    "last quarter, 0.2": (7, "C1", ":"),
+    "last quarter, 0.1": (5, "C0", ":"),
 }
 
 
@@ -32,7 +32,7 @@ def main() -> None:
                 axis.plot([int(row[1]) for row in rows], found, color=colour, ls=line, marker="o", ms=2.5, label=name)
             axis.set(title=title, xlabel="first layers that read, of 30", ylim=(0, 1))
         axes[0].set_ylabel("evidence found")
-        axes[0].legend(frameon=False, fontsize=8)
+        axes[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
         figure.tight_layout()
         figure.savefig(_PICTURE, metadata={"Date": None}, facecolor="white")
 
