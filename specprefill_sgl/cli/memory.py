@@ -25,6 +25,8 @@ def report(config: Any, server_args: Any) -> list[str]:
         if planned.weights is not None:
             lines.append(f"{method} weights: {_weights(planned.weights, ranks)}")
         lines += _reader(method, planned, config, args)
+    for method, more in registry.more_memory(config, server_args, target).items():
+        lines += [f"{method} {line}" for line in more]
     if state := state_bytes(target, ranks):
         lines.append(f"target recurrent state: {state / _MIB:.2f} MiB for each running request and each cached prefix")
     if reach := window(target):

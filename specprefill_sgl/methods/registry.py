@@ -22,8 +22,9 @@ class Entry(NamedTuple):
     module : str
         With `check_at_start(config, server_args, target)` and `model_path(config, server_args)`, called in the launcher, and
         `load(name, config, scheduler, ranks, chunk_tokens)`. If it has a model: `planned(config, server_args, target)`. If it
-        may have a tokenizer of its own: `token_reader(config, server_args)`, called in the front end. If it does not go with
-        everything that other methods go with: `refusals(server_args)`, sentences.
+        takes other memory: `more_memory(config, target)`. If it may have a tokenizer of its own: `token_reader(config,
+        server_args)`, called in the front end. If it does not go with everything that other methods go with:
+        `refusals(server_args)`, sentences.
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
@@ -143,6 +144,12 @@ def planned(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[st
     """Without loading anything: the models of the methods that have one."""
     makers = {name: getattr(METHODS[name].code, "planned", None) for name in _loaded(config, server_args)}
     return {name: make(config, server_args, target) for name, make in makers.items() if make is not None}
+
+
+def more_memory(config: SpecPrefillConfig, server_args: Any, target: Any) -> dict[str, list[str]]:
+    """Without loading anything: what methods take besides models, in words."""
+    makers = {name: getattr(METHODS[name].code, "more_memory", None) for name in _loaded(config, server_args)}
+    return {name: make(config, target) for name, make in makers.items() if make is not None}
 
 
 def token_readers(config: SpecPrefillConfig, server_args: Any) -> dict[str, OwnTokens]:

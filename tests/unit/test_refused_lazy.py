@@ -109,3 +109,12 @@ def test_the_last_of_the_layers_keeps_the_keep_ratio():
 def test_early_layers_reads_one_number(resolved):
     with pytest.raises(ConfigError, match="--spec-prefill-layers must be one number for --spec-prefill-method early-layers"):
         _check_at_start(resolved(""), method="early-layers,lazy", layers="2,3")
+
+
+def test_the_memory_of_what_waits_is_said(resolved):
+    """More than 2 GiB, too: the Aux Cache counts bytes, not tokens."""
+    from specprefill_sgl.cli import memory
+
+    config = resolve({"enabled": True, "method": "lazy", "layers": 2, "aux_cache_bytes": 3 * 2**30}, {})
+    lines = memory.report(config, resolved("--dtype float32"))
+    assert lines == ["lazy states of tokens that wait: at most 3072 MiB, 0.2 KiB each"]  # 64 numbers

@@ -43,6 +43,17 @@ def model_path(_config: SpecPrefillConfig, _server_args: Any) -> None:
     """No calibrated heads."""
 
 
+def more_memory(config: SpecPrefillConfig, target: Any) -> list[str]:
+    """In the launcher: what dropped tokens wait in."""
+    most, token = config.aux_cache_bytes / 2**20, token_bytes(target) / 2**10
+    return [f"states of tokens that wait: at most {most:.0f} MiB, {token:.1f} KiB each"]
+
+
+def token_bytes(target: Any) -> int:
+    """Of one hidden state, of a ModelConfig; every rank has all of it."""
+    return target.hidden_size * target.dtype.itemsize
+
+
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "Lazy":
     """Nothing yet: the target's pools are still to come."""
     return Lazy(name, config, scheduler.tp_worker.model_runner, ranks, chunk_tokens)
@@ -78,7 +89,7 @@ class Lazy:
         self._config, self._runner, self._ranks = config, runner, ranks
         model = runner.model_config
         self._bounds = (0, *config.layers, model.num_hidden_layers)
-        self._token_bytes = model.hidden_size * model.dtype.itemsize
+        self._token_bytes = token_bytes(model)
         self._own_rows = 0
 
     def widen_table(self) -> None:
