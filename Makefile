@@ -9,8 +9,8 @@ RUN = PATH="$(CURDIR)/.venv/bin:$$(cat .venv/base)/bin:$$PATH" .venv/bin/python
 demo: environment
 	$(RUN) -m benchmarks.demo
 
-# two at a time, each file's tests in one process, which share servers
-PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
+# two at a time, each file's tests in one process, which share servers; more threads would only wait for each other
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 WORKERS = 2
 
 test: lint docs

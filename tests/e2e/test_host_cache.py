@@ -6,7 +6,7 @@ from array import array
 import pytest
 from sglang.srt.mem_cache.cpp_utils.native_hash import get_native_hash
 
-from tests.support.faults import serve_with_faults
+from tests.support.faults import plugin_on_path, serve_with_faults
 from tests.support.mixture import assert_same_mixture
 from tests.support.server import host_cache_options, serve, sparse_options
 from tests.support.streams import until
@@ -17,12 +17,25 @@ SPARSE = {"spec_prefill_keep_ratio": 0.3, "spec_prefill_return_positions": True}
 DENSE = {"spec_prefill": False}
 _seeds = itertools.count(7000)
 
+_DEVICE_ONLY = """
+def register():
+    from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+    from specprefill_sgl.hooks import decisions
+
+    def count(scheduler, ids, namespace):
+        extra_key, cache_salt = namespace
+        key = RadixKey(ids, extra_key, limit=len(ids) - 1, cache_salt=cache_salt)
+        return scheduler.tree_cache.match_prefix(MatchPrefixParams(key=key)).device_prefix_len
+
+    decisions.cached_tokens = count
+"""
+
 
 @pytest.fixture(scope="module")
 def running(pair_of, tmp_path_factory):
     target, draft = pair_of("llama")
-    options = [*sparse_options(draft), "--max-total-tokens", str(POOL), *host_cache_options()]
-    with serve(tmp_path_factory.mktemp("host"), target, *options) as server:
+    with serve(tmp_path_factory.mktemp("host"), target, *_options(draft)) as server:
         yield server
 
 
@@ -86,6 +99,30 @@ def test_an_earlier_turn_comes_back_from_the_host(server):
     for (_, answer, kept, _), (_, _, _, here), (_, _, _, back) in zip(stayed, stayed[1:], returned[1:], strict=False):
         assert here["device"] == back["host"] == len(kept) + len(answer) - 1
         assert here["host"] == back["device"] == 0
+
+
+def _options(draft, files=None):
+    return [*sparse_options(draft), "--max-total-tokens", str(POOL), *host_cache_options(files)]
+
+
+@pytest.mark.slow
+def test_where_the_device_alone_is_counted_a_prefix_is_dropped(pair_of, tmp_path):
+    """What `cached_tokens` counts of the host is what keeps it."""
+    target, draft = pair_of("llama")
+    env = plugin_on_path(tmp_path / "plugin", "device_only", _DEVICE_ONLY)
+    with serve(tmp_path, target, *_options(draft), env=env) as server, pytest.raises(AssertionError):
+        test_sparse_prompts_and_undropped_prefixes_come_back_from_the_host(server)
+
+
+@pytest.mark.slow
+def test_two_ranks(pair_of, mixture_of, tmp_path):
+    """They agree in every iteration, by SGLang's own check."""
+    target, draft = pair_of("llama")
+    env = {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
+    with serve(tmp_path, target, *_options(draft, "files"), "--tp", "2", env=env) as server:
+        test_the_same_answers_as_without(server, mixture_of)
+        server.flush()
+        test_an_earlier_turn_comes_back_from_the_host(server)
 
 
 def _can_hash() -> bool:
