@@ -10,6 +10,8 @@ from benchmarks import launch
 from specprefill_sgl.cli.doctor import checks
 from tests.support.faults import plugin_on_path
 
+pytestmark = pytest.mark.slow  # each starts servers of its own
+
 _SHIFTED = """
 def register():
     import numpy as np
@@ -46,7 +48,6 @@ def test_answers_of_real_servers(tmp_path):
     assert rest == {"answers torch_native: decode under CUDA graphs": "needs a GPU", "answers fa3: step": "needs a GPU"}
 
 
-@pytest.mark.slow
 def test_wrong_positions_are_found(tmp_path):
     env = plugin_on_path(tmp_path / "plugin", "shifted_positions", _SHIFTED)
     run, found = _doctor(tmp_path / "doctor", "--only", "answers", "--backends", "torch_native", env=env)
@@ -56,7 +57,6 @@ def test_wrong_positions_are_found(tmp_path):
     assert "report: answers torch_native, sparse equals an eager reference" in run.stdout
 
 
-@pytest.mark.slow
 def test_a_server_that_does_not_start_is_one_failure(tmp_path):
     env = {"SGLANG_PLUGINS": "specprefill_cpu"}  # so that nobody knows --spec-prefill
     run, found = _doctor(tmp_path / "doctor", "--only", "environment", "answers", "--backends", "torch_native", env=env)
@@ -66,7 +66,6 @@ def test_a_server_that_does_not_start_is_one_failure(tmp_path):
     assert found["environment: version of sglang"].status is checks.Status.PASSED
 
 
-@pytest.mark.slow
 def test_speed(tmp_path):
     run, found = _doctor(tmp_path / "doctor", "--only", "speed", "--backends", "torch_native")
     assert run.returncode == 0, run.stdout
