@@ -7,16 +7,15 @@ published and released exactly as SGLang's scheduler does with its own, on the p
 from collections.abc import Sequence
 
 import torch
-from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
-from sglang.srt.mem_cache.common import checkpoint_kv_cache, release_kv_cache
+from sglang.srt.mem_cache.common import checkpoint_kv_cache
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-from sglang.srt.sampling.sampling_params import SamplingParams
-from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 from specprefill_sgl.models.capture import QueryCapture
 from specprefill_sgl.models.recording import Recording
 from specprefill_sgl.models.runner import own_settings
+from specprefill_sgl.models.unsent import UnsentReq, extend_batch, give_back
 from specprefill_sgl.request.prompts import Prompt
 
 
@@ -118,11 +117,7 @@ class PromptGroup:
     def release(self) -> None:
         """Give back everything the prompts hold: rows, lookahead slots, states, locks. Their keys stay cached, evictable."""
         for req in self._reqs:
-            if req.kv.holds_kv or req.kv.holds_mamba:  # a match alone may have copied a state
-                release_kv_cache(req, self._tree, checkpoint=False)
-            if req.lock is not None:
-                self._tree.unlock(req.lock)
-                req.lock = None
+            give_back(req, self._tree)
 
     def _extend_chunk(self, waiting: list["PromptReq"]) -> None:
         """One extend forward over the next chunk of tokens; prompts that end in it join the batch that decodes."""
@@ -135,16 +130,7 @@ class PromptGroup:
             req.extend_end = req.prefix_len + part
             budget -= part
             members.append(req)
-        batch = ScheduleBatch.init_new(
-            reqs=members,
-            req_to_token_pool=self._runner.req_to_token_pool,
-            token_to_kv_pool_allocator=self._runner.token_to_kv_pool_allocator,
-            tree_cache=self._tree,
-            model_config=self._runner.model_config,
-            enable_overlap=False,
-            spec_algorithm=SpeculativeAlgorithm.NONE,
-        )
-        batch.prepare_for_extend()
+        batch = extend_batch(members, self._runner, self._tree)
         batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device, non_blocking=True)
         batch.prefill_input_ids_cpu = None
         ended = [i for i, req in enumerate(members) if req.extend_end == len(req.origin_input_ids)]
@@ -202,7 +188,7 @@ class PromptGroup:
         return queries, output.logits_output.next_token_logits.argmax(dim=-1)
 
 
-class PromptReq(Req):
+class PromptReq(UnsentReq):
     """A prompt as SGLang's request.
 
     Attributes
@@ -217,18 +203,7 @@ class PromptReq(Req):
     """
 
     def __init__(self, index: int, prompt: Prompt, chunk_tokens: int):
-        params = SamplingParams(temperature=0, max_new_tokens=1)
-        params.normalize(None)
-        extra_key, cache_salt = prompt.namespace
-        super().__init__(
-            rid=str(index),
-            origin_input_text="",
-            origin_input_ids=prompt.read_ids + prompt.answer,
-            sampling_params=params,
-            extra_key=extra_key,
-            cache_salt=cache_salt,
-        )
-        self.logprob_start_len = -1
+        super().__init__(str(index), prompt.read_ids + prompt.answer, prompt.namespace)
         self.prompt_tokens, self.window = len(prompt.read_ids), prompt.window
         self.last = max(1, min(prompt.window, chunk_tokens))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from specprefill_sgl.config import SpecPrefillConfig
 from specprefill_sgl.methods.kv_prediction.publish import Publisher
 from specprefill_sgl.methods.kv_prediction.writer import Writer
 from specprefill_sgl.methods.model_method import ModelMethod
@@ -23,31 +22,14 @@ class KvPrediction(ModelMethod):
 
     Parameters
     ----------
-    name, described : str
-        What the flag of the methods and what messages call it.
-    model : PrivateModel
-        The auxiliary one.
-    ranks : Ranks
-    config : SpecPrefillConfig
-    model_config : ModelConfig
-        The auxiliary model's.
+    of_the_model
+        As `ModelMethod` takes them, of the auxiliary model.
     publisher : Publisher
     writer : Writer
     """
 
-    def __init__(
-        self,
-        name: str,
-        described: str,
-        model: PrivateModel,
-        ranks: Ranks,
-        config: SpecPrefillConfig,
-        model_config: Any,
-        *,
-        publisher: Publisher,
-        writer: Writer,
-    ):
-        super().__init__(name, described, model, ranks, config, model_config)
+    def __init__(self, *of_the_model: Any, publisher: Publisher, writer: Writer):
+        super().__init__(*of_the_model)
         self._publisher, self._writer = publisher, writer
         self._is_outdated = False
 

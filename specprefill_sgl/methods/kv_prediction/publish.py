@@ -4,10 +4,9 @@ from array import array
 from typing import Any
 
 import torch
-from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
-from sglang.srt.mem_cache.common import checkpoint_kv_cache, release_kv_cache
-from sglang.srt.sampling.sampling_params import SamplingParams
-from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+from sglang.srt.mem_cache.common import checkpoint_kv_cache
+
+from specprefill_sgl.models.unsent import UnsentReq, extend_batch, give_back
 
 
 class Publisher:
@@ -46,23 +45,14 @@ class Publisher:
     def allocate(self, ids: array, namespace: tuple) -> "Prefix":
         """Slots for those ids that the radix cache does not hold yet; the prefix must be published or given back."""
         scheduler = self._scheduler
-        req = _Shadow(ids, namespace)
+        req = _Shadow("spec-prefill-prediction", ids, namespace)
         req.init_next_round_input(scheduler.tree_cache)
         if req.prefix_len >= len(ids):
             return Prefix(req, None)
         req.lock = scheduler.tree_cache.lock(req.last_node)
         req.extend_end = len(ids)
         try:
-            batch = ScheduleBatch.init_new(
-                reqs=[req],
-                req_to_token_pool=scheduler.req_to_token_pool,
-                token_to_kv_pool_allocator=scheduler.token_to_kv_pool_allocator,
-                tree_cache=scheduler.tree_cache,
-                model_config=scheduler.model_config,
-                enable_overlap=False,
-                spec_algorithm=SpeculativeAlgorithm.NONE,
-            )
-            batch.prepare_for_extend()
+            batch = extend_batch([req], scheduler, scheduler.tree_cache)
         except Exception:
             self.give_back(Prefix(req, None))
             raise
@@ -76,12 +66,7 @@ class Publisher:
 
     def give_back(self, prefix: "Prefix") -> None:
         """Row, lock, and slots that are not the cache's."""
-        req, tree = prefix.req, self._scheduler.tree_cache
-        if req.kv.holds_kv:
-            release_kv_cache(req, tree, checkpoint=False)
-        if req.lock is not None:
-            tree.unlock(req.lock)
-            req.lock = None
+        give_back(prefix.req, self._scheduler.tree_cache)
 
 
 class Prefix:
@@ -89,33 +74,19 @@ class Prefix:
 
     Attributes
     ----------
-    req : Req
+    req : UnsentReq
     cached : int
         Leading tokens that it holds already.
     slots : int64 [tokens] or None
         Where the others' KV is to be written; None: there are none.
     """
 
-    def __init__(self, req: Req, slots: torch.Tensor | None):
+    def __init__(self, req: UnsentReq, slots: torch.Tensor | None):
         self.req, self.cached, self.slots = req, req.prefix_len, slots
 
 
-class _Shadow(Req):
+class _Shadow(UnsentReq):
     """All of it may be found in the cache: nothing is to be sampled after it."""
-
-    def __init__(self, ids: array, namespace: tuple):
-        params = SamplingParams(temperature=0, max_new_tokens=1)
-        params.normalize(None)
-        extra_key, cache_salt = namespace
-        super().__init__(
-            rid="spec-prefill-prediction",
-            origin_input_text="",
-            origin_input_ids=ids,
-            sampling_params=params,
-            extra_key=extra_key,
-            cache_salt=cache_salt,
-        )
-        self.logprob_start_len = -1
 
     def _compute_max_prefix_len(self, input_len: int) -> int:
         return input_len
