@@ -50,7 +50,7 @@ def recalls() -> dict[tuple[str, str], list[float]]:
 def _rows() -> Iterator[dict]:
     for name in _FILES:
         for row in read(HOME / f"{name}.jsonl"):
-            if row["length"] == LENGTH and row["keep_ratio"] in (1.0 if row["method"] == DENSE else KEEP_RATIO,):
+            if row["length"] == LENGTH and row["keep_ratio"] == (1.0 if row["method"] == DENSE else KEEP_RATIO):
                 yield row
 
 

@@ -25,7 +25,6 @@ from benchmarks.speed.report import summary
 from benchmarks.speed.servers import Sizes, command, peak_mib
 
 DENSE = "dense"
-_TAIL = 32  # what kv-prediction really prefills
 
 
 def main() -> None:
@@ -136,8 +135,7 @@ def _bound(name: str, parts: dict[str, float], kept: float) -> float:
     if name == DENSE:
         return 1.0
     own = parts[name]
-    rest = {"lazy": (1 - own) * kept}.get(name, kept)
-    return 1 / (own + rest)
+    return 1 / (own + ((1 - own) * kept if name == "lazy" else kept))
 
 
 def _measure(url: str, arguments: argparse.Namespace, keep_ratio: float, number: int) -> dict:
@@ -160,10 +158,7 @@ def _measure(url: str, arguments: argparse.Namespace, keep_ratio: float, number:
 
 def _kept(said: dict, length: int) -> float:
     """Share of the prompt that goes through the target's last layers."""
-    if said.get("predicted_tokens"):
-        return _TAIL / length
-    layers = said.get("kept_by_layer")
-    return (layers[-1][1] if layers else said.get("kept_tokens", length)) / length
+    return (said.get("kept_tokens", length) - said.get("predicted_tokens", 0)) / length
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from specprefill_sgl.compat.options import method_refusals
 from specprefill_sgl.config import ConfigError
 
 _BACKENDS = ("torch_native", "triton")
@@ -29,10 +30,8 @@ def lazy_refusals(server_args: Any) -> Iterator[str]:
     """A sentence for each option of a server that the method does not go with."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
+    yield from method_refusals("lazy", _REFUSED, server_args)
     args = resolving_view(server_args)
-    for name, is_on, why in _REFUSED:
-        if is_on(args):
-            yield f"--spec-prefill-method lazy cannot be combined with {name}: {why}."
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
         if (backend := getattr(args, name)) not in (None, *_BACKENDS):
             flag = f"--{name.replace('_', '-')} {backend}"

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from specprefill_sgl.compat.options import method_refusals
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
 
 # Attention backends that serve latent attention only; that serve none, or none in its absorbed form; that know no sinks.
@@ -134,22 +135,18 @@ def check_target(model: Any) -> None:
     ConfigError
         One sentence with the reason.
     """
-    _refuse(model, "target model (--model-path)", _REFUSED)
+    _refuse(model, "--spec-prefill cannot serve this target model (--model-path)", _REFUSED)
 
 
 def check_draft(model: Any) -> None:
     """The same of a draft, which must also see the whole prompt."""
-    _refuse(model, f"draft model ({flag('draft_model_path')})", (*_REFUSED, *_REFUSED_DRAFTS))
+    what = f"--spec-prefill cannot serve this draft model ({flag('draft_model_path')})"
+    _refuse(model, what, (*_REFUSED, *_REFUSED_DRAFTS))
 
 
 def first_layers_refusals(server_args: Any, method: str = "early-layers") -> Iterator[str]:
     """A sentence for each option of a server beside which a target's first layers cannot run, for a method that needs them."""
-    from sglang.srt.arg_groups.overrides import resolving_view
-
-    args = resolving_view(server_args)
-    for name, is_on, why in _REFUSED_BESIDE_FIRST_LAYERS:
-        if is_on(args):
-            yield f"--spec-prefill-method {method} cannot be combined with {name}: {why}."
+    return method_refusals(method, _REFUSED_BESIDE_FIRST_LAYERS, server_args)
 
 
 def check_first_layers(model: Any) -> None:
@@ -160,9 +157,7 @@ def check_first_layers(model: Any) -> None:
     ConfigError
         One sentence with the reason.
     """
-    for holds, why in _REFUSED_DRAFTS:
-        if holds(model):
-            raise ConfigError(f"--spec-prefill-method early-layers cannot read with this target: {why}.")
+    _refuse(model, "--spec-prefill-method early-layers cannot read with this target", _REFUSED_DRAFTS)
 
 
 def check_predicted_target(model: Any) -> None:
@@ -173,9 +168,7 @@ def check_predicted_target(model: Any) -> None:
     ConfigError
         One sentence with the reason.
     """
-    for holds, why in _REFUSED_PREDICTED:
-        if holds(model):
-            raise ConfigError(f"--spec-prefill-method kv-prediction cannot serve {model.model_path}: {why}.")
+    _refuse(model, f"--spec-prefill-method kv-prediction cannot serve {model.model_path}", _REFUSED_PREDICTED)
 
 
 def check_handover(server_args: Any, model: Any) -> None:
@@ -186,18 +179,15 @@ def check_handover(server_args: Any, model: Any) -> None:
     ConfigError
         One sentence that names the option and the reason.
     """
-    for holds, why in _REFUSED_HANDOVERS if server_args.disaggregation_mode != "null" else ():
-        if holds(model):
-            raise ConfigError(
-                f"--spec-prefill with --disaggregation-mode {server_args.disaggregation_mode} cannot serve this target model "
-                f"(--model-path): {why}."
-            )
+    if (mode := server_args.disaggregation_mode) != "null":
+        what = f"--spec-prefill with --disaggregation-mode {mode} cannot serve this target model (--model-path)"
+        _refuse(model, what, _REFUSED_HANDOVERS)
 
 
-def _refuse(model: Any, role: str, reasons: tuple[tuple[Callable[[Any], bool], str], ...]) -> None:
+def _refuse(model: Any, what: str, reasons: tuple[tuple[Callable[[Any], bool], str], ...]) -> None:
     for holds, why in reasons:
         if holds(model):
-            raise ConfigError(f"--spec-prefill cannot serve this {role}: {why}.")
+            raise ConfigError(f"{what}: {why}.")
 
 
 def _is_sparse(model: Any) -> bool:

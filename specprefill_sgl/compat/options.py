@@ -4,7 +4,7 @@ Option names and attributes are those of SGLang 0.5.23.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -214,14 +214,19 @@ def refusals(server_args: Any) -> Iterator[str]:
     return (f"--spec-prefill cannot be combined with {name}: {why}." for name, is_on, why in refused_options() if is_on(args))
 
 
-def prediction_refusals(server_args: Any) -> Iterator[str]:
-    """The same for what the method kv-prediction cannot be combined with."""
+def method_refusals(method: str, rows: Iterable[tuple[str, Callable[[Any], bool], str]], server_args: Any) -> Iterator[str]:
+    """The same for what one method cannot be combined with: option, whether it is on of resolved options, why."""
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    for name, is_on, why in _REJECTED_BESIDE_PREDICTION:
-        if is_on(args):
-            yield f"--spec-prefill-method kv-prediction cannot be combined with {name}: {why}."
+    return (
+        f"--spec-prefill-method {method} cannot be combined with {name}: {why}." for name, is_on, why in rows if is_on(args)
+    )
+
+
+def prediction_refusals(server_args: Any) -> Iterator[str]:
+    """Those of the method kv-prediction."""
+    return method_refusals("kv-prediction", _REJECTED_BESIDE_PREDICTION, server_args)
 
 
 def check_server_options(server_args: Any) -> None:

@@ -1,6 +1,7 @@
 """How hooks come into SGLang: its plugin registry applies them, or its sources were patched to call them (`patches/`)."""
 
 import contextlib
+import functools
 import inspect
 import pkgutil
 from importlib import import_module
@@ -12,9 +13,15 @@ from specprefill_sgl.hooks import HOOKS, Hook
 _SEAMS = "sglang.srt.spec_prefill"  # the module that the patches add
 
 
+@functools.cache
+def _is_patched() -> bool:
+    """Asked of every hook, and by each `/server_info`."""
+    return find_spec(_SEAMS) is not None
+
+
 def seam(hook: Hook) -> tuple[str, str] | None:
     """What SGLang's sources call at a hook's target, and how; None where they were not patched."""
-    if find_spec(_SEAMS) is None:
+    if not _is_patched():
         return None
     with contextlib.suppress(ImportError, AttributeError):
         pkgutil.resolve_name(hook.target)  # decorated as it is imported

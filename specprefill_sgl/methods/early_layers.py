@@ -8,6 +8,7 @@ from typing import Any
 
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.layers import check_layers, shown
 from specprefill_sgl.methods.model_method import ModelMethod
 from specprefill_sgl.methods.protocol import Planned
 from specprefill_sgl.models.ranks import Ranks
@@ -27,19 +28,14 @@ def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) ->
     """
     assert config.layers is not None
     if len(config.layers) > 1:
-        raise ConfigError(f"{flag('layers')} must be one number for {flag('method')} early-layers, got {_shown(config)}.")
-    if _layers(config) >= target.num_hidden_layers:
-        raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {_shown(config)}.")
+        raise ConfigError(f"{flag('layers')} must be one number for {flag('method')} early-layers, got {shown(config)}.")
+    check_layers(config, target)
     compat.check_first_layers(target)
 
 
 def _layers(config: SpecPrefillConfig) -> int:
     assert config.layers is not None
     return config.layers[0]
-
-
-def _shown(config: SpecPrefillConfig) -> str:
-    return ",".join(map(str, config.layers or ()))
 
 
 def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
@@ -87,7 +83,7 @@ class EarlyLayers(ModelMethod):
         """
         if not self._model.sees_whole_prompts():
             raise ConfigError(
-                f"{flag('layers')} {_shown(self._config)} is too few: none of these layers attends to a whole prompt."
+                f"{flag('layers')} {shown(self._config)} is too few: none of these layers attends to a whole prompt."
             )
         super().check()
 

@@ -22,16 +22,16 @@ class Selected(NamedTuple):
     ----------
     positions : int64 [kept_tokens]
         In the order they are prefilled.
-    predicted : int
-        Of a prompt that is kept whole, tokens at the start whose KV is predicted.
     scores : float32 [chunks] or None
     votes : Votes or None
+    predicted : int
+        Of a prompt that is kept whole, tokens at the start whose KV is predicted.
     """
 
     positions: np.ndarray
-    predicted: int = 0
     scores: np.ndarray | None = None
     votes: Votes | None = None
+    predicted: int = 0
 
 
 def join(the_pass: Pass, casts: Sequence[Cast | Predicted | None]) -> list[Cast | Predicted | None]:
@@ -56,7 +56,7 @@ def select_each(prompts: Sequence[Prompt], casts: Sequence[Cast | Predicted | No
 
 
 def _whole(prompt: Prompt, one: Predicted | None) -> Selected:
-    return Selected(np.arange(0)) if one is None else Selected(np.arange(len(prompt.ids)), one.tokens)
+    return Selected(np.arange(0)) if one is None else Selected(np.arange(len(prompt.ids)), predicted=one.tokens)
 
 
 def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
@@ -74,7 +74,7 @@ def select(prompts: Sequence[Prompt], casts: Sequence[Cast]) -> list[Selected]:
         [free_chunks(one, prompt.keep_ratio, prompt.rule.budget_unit) for prompt, one in zip(prompts, cuts, strict=True)],
     )
     return [
-        Selected((revived if prompt.answer else _positions)(prompt, cut, *one), 0, one.scores, _votes(prompt, cast))
+        Selected((revived if prompt.answer else _positions)(prompt, cut, *one), one.scores, _votes(prompt, cast))
         for prompt, cut, cast, one in zip(prompts, cuts, casts, best, strict=True)
     ]
 

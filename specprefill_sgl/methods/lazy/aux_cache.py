@@ -25,10 +25,12 @@ class AuxCache:
     def make_room(self) -> None:
         """Let go of what ended, then of the oldest that are read, until the rest fits. What is being read must stay."""
         self.sweep()
+        left = self.n_bytes
         for _, pruned in self._held:
-            if self.n_bytes <= self.max_bytes:
+            if left <= self.max_bytes:
                 return
             if pruned.is_read:
+                left -= pruned.n_bytes
                 let_go(pruned)
 
     def sweep(self) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from specprefill_sgl import compat
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, flag
+from specprefill_sgl.methods.layers import check_layers
 from specprefill_sgl.methods.lazy.aux_cache import AuxCache
 from specprefill_sgl.methods.lazy.chooser import Chooser, Select, exponents
 from specprefill_sgl.methods.lazy.forward import Forward
@@ -30,10 +31,7 @@ def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) ->
     ConfigError
         One sentence that names the flag.
     """
-    assert config.layers is not None
-    if config.layers[-1] >= target.num_hidden_layers:
-        shown = ",".join(map(str, config.layers))
-        raise ConfigError(f"{flag('layers')} must be less than the target's {target.num_hidden_layers}, got {shown}.")
+    check_layers(config, target)
     if set(config.method) == {"lazy"} and config.backfill != "off":
         raise ConfigError(f"{flag('backfill')} has no effect with {flag('method')} lazy.")
     compat.check_lazy(target)
