@@ -64,10 +64,10 @@ def test_a_short_dense_prompt_overtakes_a_long_draft(server, slow_draft):
 
 
 def test_a_long_dense_prompt_does_not_overtake_a_draft(server, slow_draft):
-    """It would be prefilled in fewer steps than the draft takes; but it came later."""
+    """It would be prefilled in fewer steps than the draft takes, yet in more than this client can take for one."""
     sparse = Stream(server, prompt_ids(LONG, seed=6), SPARSE, 4)
     time.sleep(0.5)
-    dense = Stream(server, prompt_ids(3 * CHUNK, seed=7), DENSE, 4)
+    dense = Stream(server, prompt_ids(8 * CHUNK, seed=7), DENSE, 4)
     sparse.join()
     dense.join()
     assert sparse.times[0] < dense.times[0]
