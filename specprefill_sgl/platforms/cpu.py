@@ -17,6 +17,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()
 
+    def get_device(self, device_id: int = 0) -> str:
+        """What `--device` is where nobody said it: there SGLang asks for a name."""
+        return "cpu"
+
     def get_default_attention_backend(self) -> str:
         """SGLang's attention in plain torch."""
         return "torch_native"

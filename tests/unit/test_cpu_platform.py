@@ -24,6 +24,16 @@ def test_cores_per_rank(cores, ranks, binding):
     assert cores_per_rank(cores, ranks) == binding
 
 
+def test_device_is_optional(pair_of):
+    from sglang.srt.arg_groups.model_override_base import resolved_view
+    from sglang.srt.server_args import prepare_server_args
+
+    server_args = prepare_server_args(["--model-path", str(pair_of("llama")[0])])
+    server_args.resolve_once()
+    view = resolved_view(server_args)
+    assert (view.device, view.attention_backend) == ("cpu", "torch_native")
+
+
 def test_logit_cap_in_place():
     import torch
 
