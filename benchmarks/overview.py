@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.launch import ROOT
 from benchmarks.quality import report
 from benchmarks.quality.results import read
-from benchmarks.selection.report import interval as interval_by_task
+from benchmarks.selection.report import loss_of
 from benchmarks.speed.report import middle
 
 PICTURE = ROOT / "docs" / "pictures" / "overview.svg"
@@ -84,9 +84,7 @@ def _losses() -> dict[str, list[Point]]:
     rows = read(_LOSSES)
 
     def point(method: str, ratio: float) -> Point:
-        mine = [row for row in rows if (row["method"], row["keep_ratio"], row["length"]) == (method, ratio, _TOKENS)]
-        tasks = sorted({row["task"] for row in mine})
-        return interval_by_task([np.array([row["loss"] for row in mine if row["task"] == task]) for task in tasks])
+        return loss_of([row for row in rows if (row["method"], row["keep_ratio"], row["length"]) == (method, ratio, _TOKENS)])
 
     return {name: [*(point(method, ratio) for ratio in _RATIOS), (0.0, 0.0, 0.0)] for name, method in _RULES.items()}
 

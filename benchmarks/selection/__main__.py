@@ -5,7 +5,6 @@ needs the prepared file and the model's folder alone, no SGLang.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,6 @@ from benchmarks.quality.results import Results
 from benchmarks.selection.examples import LENGTHS, SPLITS, Example
 
 _HERE = Path(__file__).parent
-_HEADS = Path(__file__).parents[1] / "real_model"
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(_model(arguments), dtype=torch.bfloat16).eval().to(device)
-    measured = rules.rules({layers: _heads(layers) for layers in (None, *rules.SHALLOW)})
+    measured = rules.rules({layers: rules.heads_of(layers) for layers in (None, *rules.SHALLOW)})
     if arguments.rules:
         measured = {name: measured[name] for name in arguments.rules}
     readers = {name: _reader(name, arguments) for name in {one.reader for one in measured.values()} - {None}}
@@ -102,12 +100,6 @@ def _reader(name: str, arguments: argparse.Namespace):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(READERS[name], dtype=torch.float32).eval().to(device)
     return model, OwnTokens(*(AutoTokenizer.from_pretrained(path) for path in (_model(arguments), READERS[name])))
-
-
-def _heads(layers: int | None) -> tuple[tuple[int, int], ...]:
-    """Calibrated for the whole model or for its first layers (`calibrate --layers`)."""
-    name = "heads.json" if layers is None else f"heads-{layers}.json"
-    return tuple((layer, head) for layer, head in json.loads((_HEADS / name).read_text())["heads"])
 
 
 def _model(arguments: argparse.Namespace) -> Path:

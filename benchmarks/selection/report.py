@@ -36,6 +36,12 @@ def interval(tasks: Sequence[np.ndarray]) -> tuple[float, float, float]:
     return float(np.mean([values.mean() for values in tasks])), float(low), float(high)
 
 
+def loss_of(rows: Sequence[dict]) -> tuple[float, float, float]:
+    """Of one method's rows, with its interval."""
+    tasks = sorted({row["task"] for row in rows})
+    return interval([np.array([row["loss"] for row in rows if row["task"] == task]) for task in tasks])
+
+
 def _by_task(rows: Sequence[dict], method: str, minus: str | None, of: str) -> dict[str, np.ndarray]:
     mine = {prompt_of(row): row[of] for row in rows if row["method"] == method and row[of] is not None}
     other = {prompt_of(row): row[of] for row in rows if row["method"] == minus} if minus else dict.fromkeys(mine, 0.0)

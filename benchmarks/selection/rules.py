@@ -1,5 +1,7 @@
 """The rules that are measured: the product's presets, and what is left of `best` when one part of it is another."""
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +13,7 @@ from specprefill_sgl.selection.rule import PAPER, TAIL_PART, Heads, Rule, preset
 SHALLOW = (8, 15)  # layers of the weaker drafts
 READERS = {"pair's draft": launch.DRAFT, "pair's target": launch.TARGET}  # small models of another vocabulary
 LONGEST_OF_ABLATIONS = 2048  # tokens
+_HEADS = Path(__file__).parents[1] / "real_model"
 
 
 class Measured(NamedTuple):
@@ -68,7 +71,14 @@ def rules(heads: dict[int | None, Heads]) -> dict[str, Measured]:
         calibrated = {"": heads[layers]} if layers in heads else {}
         for name, own in {**calibrated, ", no heads": None}.items():
             rule = of_last_tokens(preset("best", own))
-            named[f"early-layers {layers}{name}"] = Measured(rule, layers, ablation=True, voting_part=VOTING_PART)
+            part = VOTING_PART if own is None else 1
+            named[f"early-layers {layers}{name}"] = Measured(rule, layers, ablation=True, voting_part=part)
     for name in READERS:
         named[f"{name}, own tokens"] = Measured(uncalibrated, ablation=True, reader=name)
     return named
+
+
+def heads_of(layers: int | None) -> Heads:
+    """Of the real model, calibrated for all of it or for its first layers (`calibrate --layers`)."""
+    name = "heads.json" if layers is None else f"heads-{layers}.json"
+    return tuple((layer, head) for layer, head in json.loads((_HEADS / name).read_text())["heads"])
