@@ -3,7 +3,6 @@
 What an answer costs against how much sooner it begins, a curve per method: SmolLM2, and the shipped pair.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from benchmarks.quality import methods as answers
 from benchmarks.quality.results import read
 from benchmarks.selection import methods as losses
 from benchmarks.selection.report import loss_of
+from benchmarks.speed.arguments import results
 from benchmarks.speed.report import middle
 
 PICTURE = ROOT / "docs" / "pictures" / "methods.svg"
-_SPEED = ROOT / "benchmarks" / "speed" / "results"
 _RATIOS = (0.1, 0.2)
 # method of the speed bench -> those of the losses and of the answers, and its colour
 _METHODS = {
@@ -39,13 +38,8 @@ def main() -> None:
     style = {"svg.hashsalt": "methods", "svg.fonttype": "path", "font.size": 9}
     with pyplot.rc_context(style | {"axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
-        _draw(
-            axes[0],
-            "SmolLM2, 1,024 tokens: loss above dense, nats an answer token",
-            _SPEED / "methods-smollm2.jsonl",
-            _losses(),
-        )
-        _draw(axes[1], "Shipped pair, 1,024 tokens: answers right, %", _SPEED / "methods-shipped.jsonl", _answers())
+        _draw(axes[0], "SmolLM2: loss above dense, nats an answer token", "smollm2", _losses())
+        _draw(axes[1], "Shipped pair: answers right, %", "shipped", _answers())
         axes[0].invert_yaxis()  # up is better in both
         figure.tight_layout(w_pad=2.5)
         figure.savefig(PICTURE, metadata={"Date": None}, facecolor="white")
@@ -75,8 +69,8 @@ def _answers() -> dict[tuple[str, float], Point]:
     return {("dense", 1.0): mean("dense"), ("kv-prediction", 1.0): mean("kv_prediction_first_2"), **found}
 
 
-def _draw(axis: Any, title: str, speed: Path, quality: dict[tuple[str, float], Point]) -> None:
-    rows = read(speed)
+def _draw(axis: Any, title: str, pair: str, quality: dict[tuple[str, float], Point]) -> None:
+    rows = read(results(f"methods-{pair}"))
     dense = {row["number"]: row["ttft_ms"] for row in rows if row["method"] == "dense"}
     axis.set_title(title, fontsize=9, loc="left")
     for name, colour in {"dense": _INK, **{name: colour for name, (_, _, colour) in _METHODS.items()}}.items():
@@ -86,10 +80,8 @@ def _draw(axis: Any, title: str, speed: Path, quality: dict[tuple[str, float], P
             continue
         x = [middle(dense[row["number"]] / row["ttft_ms"] for row in some) for some in mine]
         y = [quality[name, ratio] for ratio in ratios]
-        axis.errorbar(
-            [one for one, _, _ in x], [one for one, _, _ in y], xerr=_errors(x), yerr=_errors(y), color=colour, marker="o", ms=4,
-            lw=1.4, elinewidth=0.8, label=name,
-        )  # fmt: skip
+        how = {"color": colour, "marker": "o", "ms": 4, "lw": 1.4, "elinewidth": 0.8, "label": name}
+        axis.errorbar([at for at, _, _ in x], [at for at, _, _ in y], xerr=_errors(x), yerr=_errors(y), **how)
         for ratio, (at, _, _), (height, _, _) in zip(ratios, x, y, strict=True):
             if ratio < 1:
                 axis.annotate(f"{ratio:g}", (at, height), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)

@@ -1,7 +1,7 @@
 """What the methods cost SmolLM2's answers: `python -m benchmarks.selection.methods --prompts FILE --predictor DIR`.
 
-`draft` (the model itself), `early-layers`, `lazy`, `kv-prediction`, and the hybrid that no server has: kept tokens are real, the
-others predicted. Of the prompts that `python -m benchmarks.selection prepare` makes.
+`draft` (the model itself), `early-layers`, `lazy`, `kv-prediction`, and the hybrid that no server has: kept tokens are real,
+the others predicted. Of the prompts that `python -m benchmarks.selection prepare` makes.
 """
 
 import argparse

@@ -17,13 +17,8 @@ _INK, _WARM, _PALE = "#55504a", "#c8622a", "#e8b48f"
 def main() -> None:
     """Draws both."""
     with _figure("recovery", 2) as axes:
-        for axis, title, stem in zip(
-            axes,
-            ("SmolLM2, 48 tokens out", "Shipped pair, 32 tokens out"),
-            ("recovery-smollm2", "recovery-shipped"),
-            strict=True,
-        ):
-            _recovery(axis, title, read(results(stem)))
+        _recovery(axes[0], "SmolLM2, 48 tokens out", read(results("recovery-smollm2")))
+        _recovery(axes[1], "Shipped pair, 32 tokens out", read(results("recovery-shipped")))
     with _figure("pipeline", 1) as (axis,):
         _pipeline(axis, read(results("pipeline-cpu-1-64")))
 
