@@ -38,7 +38,7 @@ def save(path: Path, draft: Path, heads: Heads, provenance: dict[str, Any]) -> N
 
 
 def load_all(paths: Sequence[str], models: Mapping[str, str]) -> dict[str, Heads]:
-    """The heads in each file, by the method whose model they were calibrated on.
+    """The heads in each file, by the methods whose model they were calibrated on.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ def load_all(paths: Sequence[str], models: Mapping[str, str]) -> dict[str, Heads
     found: dict[str, Heads] = {}
     fingerprint_of = functools.cache(lambda model: fingerprint(local_folder(model)))
     for path in paths:
-        method, heads = _load(path, models, fingerprint_of)
-        if method in found:
+        methods, heads = _load(path, models, fingerprint_of)
+        if found.keys() & methods:
             raise ConfigError(f"{flag('heads')} {path} is the second file of the same model.")
-        found[method] = heads
+        found |= dict.fromkeys(methods, heads)
     return found
 
 
-def _load(path: str, models: Mapping[str, str], fingerprint_of: Callable[[str], str]) -> tuple[str, Heads]:
+def _load(path: str, models: Mapping[str, str], fingerprint_of: Callable[[str], str]) -> tuple[list[str], Heads]:
     name = f"{flag('heads')} {path}"
     try:
         content = msgspec.json.decode(Path(path).read_bytes(), type=HeadsFile)
@@ -70,7 +70,7 @@ def _load(path: str, models: Mapping[str, str], fingerprint_of: Callable[[str], 
         raise ConfigError(f"{name} cannot be used: {getattr(error, 'strerror', None) or error}.") from None
     if not content.heads or len(set(content.heads)) < len(content.heads) or min(map(min, content.heads)) < 0:
         raise ConfigError(f"{name} must list (layer, head) pairs, each once.")
-    for method, one in own.items():
-        if content.fingerprint == one:
-            return method, content.heads
-    raise ConfigError(f"{name} was calibrated on another model than {' or '.join(models.values())}.")
+    methods = [method for method, one in own.items() if content.fingerprint == one]
+    if not methods:
+        raise ConfigError(f"{name} was calibrated on another model than {' or '.join(dict.fromkeys(models.values()))}.")
+    return methods, content.heads

@@ -20,6 +20,15 @@ def test_what_is_saved_is_loaded(draft, tmp_path):
     assert heads_file.load_all([str(tmp_path / "heads.json")], {"draft": str(draft)})["draft"] == ((1, 2), (0, 3))
 
 
+def test_a_file_is_for_every_method_of_its_model(draft, pair_of, tmp_path):
+    heads_file.save(tmp_path / "heads.json", draft, ((1, 2),), {})
+    models = {"early-layers": str(draft), "draft": str(pair_of("llama")[0]), "lazy": str(draft)}
+    found = heads_file.load_all([str(tmp_path / "heads.json")], models)
+    assert found == {"early-layers": ((1, 2),), "lazy": ((1, 2),)}
+    with pytest.raises(ConfigError, match="is the second file of the same model"):
+        heads_file.load_all([str(tmp_path / "heads.json")] * 2, models)
+
+
 def test_a_copy_is_the_same_draft_and_one_changed_weight_is_another(draft, pair_of, tmp_path):
     copy = shutil.copytree(draft, tmp_path / "copy")
     assert fingerprint(copy) == fingerprint(draft) != fingerprint(pair_of("llama")[0])
