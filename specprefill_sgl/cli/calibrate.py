@@ -88,7 +88,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m specprefill_sgl calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="Hugging Face folder of the draft, or of the target whose first layers read")
+    parser.add_argument("model", type=Path, help="Hugging Face folder of the draft, or of the target whose own layers vote")
     parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument("--heads", type=positive, default=8, help="at most; default 8")
     layers = "choose from the first K layers only; without K, say what each number of first layers keeps, and write nothing"

@@ -138,10 +138,10 @@ def _checked(resolved: SpecPrefillConfig, server_args: Any) -> SpecPrefillConfig
     target = compat.target_model_config(server_args)
     compat.check_target(target)
     compat.check_handover(server_args, target)
-    forgetful = registry.check_at_start(resolved, server_args, target)
     files = [os.path.expanduser(path) for path in resolved.heads] if compat.reads_prompts(server_args) else []
     calibrated = heads_file.load_all(files, registry.model_paths(resolved, server_args))
-    return msgspec.structs.replace(resolved, calibrated=calibrated, forgetful=forgetful)
+    resolved = msgspec.structs.replace(resolved, calibrated=calibrated)
+    return msgspec.structs.replace(resolved, forgetful=registry.check_at_start(resolved, server_args, target))
 
 
 def _name_app_of_workers(server_args: Any) -> None:

@@ -52,7 +52,7 @@ METHODS: dict[str, Entry] = {
     "lazy": Entry(
         "specprefill_sgl.methods.lazy.method",
         needs=("layers",),
-        reads=("layers", "keep_by_layer", "aux_cache_bytes", "revive_every", "revive_chunks", "revive_max"),
+        reads=("layers", "keep_by_layer", "aux_cache_bytes", "heads", "revive_every", "revive_chunks", "revive_max"),
     ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
     "kv-prediction": Entry(

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from specprefill_sgl.calibration import heads_file
 from tests.support import lazy_reference, reference, tiny_models
 from tests.support.answers import all_at_once
 from tests.support.server import body_of, serve, sparse_options
@@ -14,24 +15,34 @@ from tests.support.tiny_models import prompt_ids
 RATIO = 0.3
 RULES = {"best": lazy_reference.BEST, "paper": lazy_reference.PAPER}
 TWO_RANKS = ("--tp", "2")
+# (layer, head), one and two on each of two ranks; in front of layer 3 none votes, and what lies above is never asked
+HEADS = ((0, 1), (1, 3), (0, 2), (3, 0))
+MORE_HEADS = (*HEADS, (2, 3), (2, 2), (2, 0))
+NO_OVERLAP = ("--disable-overlap-schedule",)
 CASES = [
-    pytest.param(("llama", (2, 3), TWO_RANKS), id="llama, two layers, two ranks"),
-    pytest.param(("llama", (2, 3), ()), id="llama, two layers", marks=pytest.mark.slow),
-    pytest.param(("qwen3", (2,), TWO_RANKS), id="qwen3, one layer, two ranks", marks=pytest.mark.slow),
-    pytest.param(("qwen3", (2, 3), ()), id="qwen3, two layers", marks=pytest.mark.slow),
-    pytest.param(("llama", (2,), ("--disable-overlap-schedule",)), id="llama, one layer, no overlap", marks=pytest.mark.slow),
+    pytest.param(("llama", (2, 3), HEADS, TWO_RANKS), id="llama, two layers, heads, two ranks"),
+    pytest.param(("llama", (2, 3), MORE_HEADS, ()), id="llama, two layers, heads", marks=pytest.mark.slow),
+    pytest.param(("qwen3", (2, 3), MORE_HEADS, TWO_RANKS), id="qwen3, two layers, heads, two ranks", marks=pytest.mark.slow),
+    pytest.param(("llama", (2,), HEADS, NO_OVERLAP), id="llama, one layer, heads, no overlap", marks=pytest.mark.slow),
+    pytest.param(("llama", (2, 3), (), TWO_RANKS), id="llama, two layers, two ranks", marks=pytest.mark.slow),
+    pytest.param(("qwen3", (2,), (), TWO_RANKS), id="qwen3, one layer, two ranks", marks=pytest.mark.slow),
+    pytest.param(("qwen3", (2, 3), (), ()), id="qwen3, two layers", marks=pytest.mark.slow),
+    pytest.param(("llama", (2,), (), NO_OVERLAP), id="llama, one layer, no overlap", marks=pytest.mark.slow),
 ]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, pair_of, hugging_face, tmp_path_factory):
-    """A server with the methods lazy and draft, and the reference's class."""
-    family, layers, flags = request.param
+    """A server with the methods lazy and draft, the target, the layers from which on tokens are dropped, calibrated heads."""
+    family, layers, heads, flags = request.param
     folder = tmp_path_factory.mktemp("lazy")
     target = tiny_models.save_deep(family, folder / "target", layers=4)
     options = {"method": "lazy,draft", "layers": ",".join(map(str, layers)), "keep_ratio": RATIO, "selection": "best"}
+    if heads:
+        options["heads"] = folder / "heads.json"
+        heads_file.save(options["heads"], target, heads, {})
     with serve(folder, target, *sparse_options(pair_of("llama")[1], **options), *flags) as server:
-        yield server, hugging_face(target), layers
+        yield server, hugging_face(target), layers, heads
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +51,24 @@ def server(case):
 
 
 @pytest.fixture(scope="module")
-def right(case):
-    """Whether a reply has the reference's tokens, and what each layer kept."""
-    _, model, layers = case
+def lazy(case):
+    """The reference, of a rule, with these heads or others."""
+    _, model, layers, heads = case
     keep = [RATIO ** (stage / len(layers)) for stage in range(1, len(layers) + 1)]
+    return lambda rule, heads=heads: lazy_reference.Lazy(model, layers, RULES[rule], keep, heads)
+
+
+@pytest.fixture(scope="module")
+def right(case, lazy):
+    """Whether a reply has the reference's tokens, and what each layer kept."""
+    layers = case[2]
 
     def judge(reply, ids, rule="best", *, cached=0, returns=None):
         info, tokens = reply["meta_info"]["spec_prefill"], reply["output_ids"]
         assert (info["applied"], info["method"]) == (True, "lazy")
         given = [info["positions"]] if cached else None
         assert not cached or info["positions"][:cached] == list(range(cached))
-        lazy = lazy_reference.Lazy(model, layers, RULES[rule], keep)
-        wanted, kept = lazy.answer(ids, len(tokens), cached=cached, kept=given, returns=returns)
+        wanted, kept = lazy(rule).answer(ids, len(tokens), cached=cached, kept=given, returns=returns)
         assert info["kept_by_layer"] == [[layer, len(own)] for layer, own in zip(layers, kept, strict=True)]
         assert info["positions"] == kept[-1]
         assert tokens == wanted
@@ -70,6 +87,15 @@ def test_equals_the_reference(server, right, length, rule):
     """Of one, exactly one and three chunks."""
     ids = prompt_ids(length, seed=length)
     right(ask(server, ids, selection=rule), ids, rule)
+
+
+def test_other_heads_would_keep_other_tokens(case, lazy):
+    """Each that votes; or a server that ignores it would equal the reference, too."""
+    layers, heads, ids = case[2], case[3], prompt_ids(512, seed=512)
+    kept = lazy("best").answer(ids, 1)[1]
+    others = [lazy("best", [head for head in heads if head != one]).answer(ids, 1)[1] for one in heads if one[0] < layers[-1]]
+    assert kept not in others
+    assert not heads or kept != lazy("best", ()).answer(ids, 1)[1]
 
 
 def test_beside_others(case, server, right):

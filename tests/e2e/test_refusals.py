@@ -111,6 +111,15 @@ def test_heads_that_are_not_in_the_first_layers(pair_of, tmp_path):
     assert f"--spec-prefill-heads {file} cannot be used: its model has no head 1 in attention layer 2." in output
 
 
+@pytest.mark.slow
+def test_heads_that_lazy_would_not_ask(pair_of, tmp_path):
+    target, file = pair_of("llama")[0], tmp_path / "heads.json"
+    heads_file.save(file, target, ((2, 1),), {})
+    status, output = refused(target, *sparse_options(None, method="lazy", layers=2, heads=file))
+    assert status != 0
+    assert f"--spec-prefill-heads {file} cannot be used with --spec-prefill-method lazy: none of its heads" in output
+
+
 def test_a_hook_that_did_not_apply(pair_of, tmp_path):
     """SGLang logs and swallows hook errors; here another plugin takes a hook target away before hooks are applied."""
     env = plugin_on_path(

@@ -26,10 +26,12 @@ class Lazy:
         `PAPER` or `BEST`, or one like them.
     keep : sequence of float
         Of each of these layers, the fraction of the prompt that is kept.
+    calibrated : sequence of (layer, head)
+        Heads whose mean votes by `BEST`, at the next of these layers above them.
     """
 
-    def __init__(self, model, bounds, rule, keep):
-        self.model, self.rule, self.keep = model, rule, keep
+    def __init__(self, model, bounds, rule, keep, calibrated=()):
+        self.model, self.rule, self.keep, self.calibrated = model, rule, keep, calibrated
         self.parts = list(zip([0, *bounds], [*bounds, len(model.model.layers)], strict=True))
         self.heads = model.config.num_attention_heads
 
@@ -105,12 +107,20 @@ class Lazy:
         return hidden
 
     def voting(self, stage):
+        """Layer -> its heads that vote in front of a stage, and whether their mean does, not their maximum."""
         first, end = self.parts[stage - 1]
-        return [end - 1] if self.rule["heads"] == "mean" else range(max(first, end - max(end // 4, 1)), end)
+        every = list(range(self.heads))
+        if self.rule["heads"] == "mean":
+            return {end - 1: every}, True
+        own = {number: [head for layer, head in self.calibrated if layer == number] for number in range(first, end)}
+        if any(own.values()):
+            return {number: heads for number, heads in own.items() if heads}, True
+        return {number: every for number in range(max(first, end - max(end // 4, 1)), end)}, False
 
     def votes(self, stage, rows, fill):
         """Of each query [heads, dim] by layer, with how many of the present tokens it sees: [votes, N]."""
-        layers = list(self.voting(stage))
+        voting, is_mean = self.voting(stage)
+        layers = list(voting)
         order = sorted(range(len(self.seen[layers[0]])), key=lambda i: self.seen[layers[0]][i])
         order = [i for i in order if self.seen[layers[0]][i] < self.n]
         present = [self.seen[layers[0]][i] for i in order]
@@ -128,9 +138,9 @@ class Lazy:
                 weights[:, :begin] = 0
                 weights[:, end:] = 0
                 width = self.rule["pool"]
-                pooled.append(avg_pool1d(weights[:, None], width, stride=1, padding=width // 2)[:, 0])
+                pooled.append(avg_pool1d(weights[:, None], width, stride=1, padding=width // 2)[voting[layer], 0])
             pooled = torch.cat(pooled)
-            found[which, present] = pooled.mean(0) if self.rule["heads"] == "mean" else pooled.amax(0)
+            found[which, present] = pooled.mean(0) if is_mean else pooled.amax(0)
         return found
 
     def over(self, votes):
@@ -150,7 +160,7 @@ class Lazy:
         """Positions of those in front of a stage that go on."""
         ratio, first = self.keep[stage - 1], n - self.rule["window"]
         self.ignored = n - self.forced()[0] * self.rule["chunk"] if self.rule["tail"] else 0
-        layers = list(self.voting(stage))
+        layers = list(self.voting(stage)[0])
         own = self.queries[layers[0]][1]
         rows = [({layer: self.queries[layer][0][:, i] for layer in layers}, p) for i, p in enumerate(own) if first <= p < n]
         importance = self.over(self.votes(stage, rows, -1.0))
@@ -159,7 +169,7 @@ class Lazy:
     def bring_back(self, fresh, most):
         """What the last output tokens ask for, before the next one."""
         for stage in range(1, len(self.parts)):
-            layers = self.voting(stage)
+            layers = list(self.voting(stage)[0])
             rows = [({layer: one[layer][0][:, 0] for layer in layers}, 2**62) for one in fresh]
             importance = self.over(self.votes(stage, rows, 0.0))
             size, have = self.rule["chunk"], set(self.kept[stage])

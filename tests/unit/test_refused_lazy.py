@@ -3,12 +3,15 @@
 import re
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from specprefill_sgl import compat
+from specprefill_sgl.calibration import heads_file
 from specprefill_sgl.compat import lazy
-from specprefill_sgl.config import ConfigError, resolve
+from specprefill_sgl.config import ConfigError, SpecPrefillConfig, resolve
 from specprefill_sgl.methods import registry
+from specprefill_sgl.methods.lazy.heads import unheard
 
 # flag of a row of compat's table -> a command line that switches it on
 COMMAND_LINES = {
@@ -99,6 +102,57 @@ def test_what_cannot_be_meant_is_refused(given, said):
     with pytest.raises(ConfigError) as error:
         resolve({"enabled": True, "method": "lazy", "layers": 2, **given}, {})
     assert str(error.value).startswith(said)
+
+
+@pytest.fixture
+def with_heads(resolved, pair_of, tmp_path):
+    """Makes the configuration with these heads of the target, calibrated in a file."""
+
+    def make(heads, **given):
+        path, target = tmp_path / "heads.json", pair_of("llama")[0]
+        heads_file.save(path, target, heads, {})
+        config = resolve({"enabled": True, "method": "lazy", "layers": 2, "heads": str(path), **given}, {})
+        registry.check(config)
+        server_args = resolved("")
+        found = heads_file.load_all(config.heads, registry.model_paths(config, server_args))
+        config = msgspec.structs.replace(config, calibrated=found)
+        registry.check_at_start(config, server_args, compat.target_model_config(server_args))
+        return config
+
+    return make
+
+
+def test_heads_are_the_targets(with_heads):
+    assert with_heads(((2, 1), (0, 3))).calibrated == {"lazy": ((2, 1), (0, 3))}
+    assert with_heads(((1, 1),), method="early-layers,lazy").calibrated.keys() == {"early-layers", "lazy"}
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        (((2, 0), (2, 1)), "with --spec-prefill-method lazy: none of its heads is in a layer below 2, the first of"),
+        (((0, 0), (3, 1)), ": the target has no head 1 in layer 3."),
+        (((0, 0), (1, 4)), ": the target has no head 4 in layer 1."),
+    ],
+)
+def test_heads_that_cannot_vote_are_refused(with_heads, heads, said):
+    with pytest.raises(ConfigError, match=rf"^--spec-prefill-heads \S+heads.json cannot be used *{re.escape(said)}"):
+        with_heads(heads)
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "said"),
+    [
+        ((2, 4), ((1, 0), (2, 0)), []),
+        ((2, 4), ((1, 0), (0, 0)), ["layers 2 to 3: at layer 4 the last quarter"]),
+        ((2,), ((1, 0), (2, 0), (3, 1)), ["2 of 3 calibrated heads are in layers from 2 on"]),
+        ((2, 3), (), []),
+    ],
+)
+def test_it_is_said_where_no_head_votes(layers, heads, said):
+    config = SpecPrefillConfig(method=("lazy",), layers=layers, calibrated={"lazy": heads} if heads else {})
+    sentences = list(unheard(config))
+    assert [part in sentence for part, sentence in zip(said, sentences, strict=True)] == [True] * len(said)
 
 
 def test_the_last_of_the_layers_keeps_the_keep_ratio():

@@ -11,14 +11,15 @@ import msgspec
 import numpy as np
 import torch
 
+from specprefill_sgl.methods.lazy.heads import between
 from specprefill_sgl.methods.lazy.seats import Seat
 from specprefill_sgl.methods.lazy.segments import Queries, Segments
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.models.recording import Recording
 from specprefill_sgl.request.prompts import Cast, Prompt
-from specprefill_sgl.scoring.voting import votes_of
+from specprefill_sgl.scoring.voting import own_heads, votes_of
 from specprefill_sgl.selection.first_layers import VOTING_PART, last_part
-from specprefill_sgl.selection.rule import Rule
+from specprefill_sgl.selection.rule import Heads, Rule
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,12 @@ class Chooser:
         self._runner, self._segments, self._bounds, self._exponents = runner, segments, bounds, exponents
         self._ranks, self._select = ranks, select
 
-    def voting(self, stage: int, rule: Rule) -> range:
-        """Layers whose queries vote in front of a stage: the last one below it, or the last quarter of those below."""
+    def voting(self, stage: int, rule: Rule) -> Sequence[int]:
+        """Layers whose queries vote in front of a stage: those of its heads, else the last quarter of those below it."""
+        if heads := self._heads(stage, rule):
+            return sorted({layer for layer, _ in heads})
         first, end = self._bounds[stage - 1 : stage + 1]
-        part = end if rule.over_heads == "mean" else VOTING_PART
-        return range(max(first, last_part(range(end), part)[0]), end)
+        return range(max(first, last_part(range(end), VOTING_PART)[0]), end)
 
     def chosen(self, stage: int, seat: Seat, present: np.ndarray) -> Any:
         """Of a prompt that is read up to a stage: what goes on.
@@ -94,10 +96,17 @@ class Chooser:
         found = self._selected(stage, seat, prompt, present, absent=0.0)
         return None if found is None else np.setdiff1d(found.positions, kept)
 
+    def _heads(self, stage: int, rule: Rule) -> Heads | None:
+        """Whose mean votes in front of a stage, of all ranks: the last layer's below it, or calibrated ones; None: nobody's."""
+        first, end = self._bounds[stage - 1 : stage + 1]
+        if rule.over_heads == "mean":
+            return tuple((end - 1, head) for head in range(self._runner.model_config.num_attention_heads))
+        return between(rule.heads or (), first, end) or None
+
     def _selected(self, stage: int, seat: Seat, prompt: Prompt, present: np.ndarray, *, absent: float) -> Any:
         error, chosen = None, None
         try:
-            cast = self._votes(stage, seat, prompt, present, absent)
+            cast = self._votes(stage, seat, prompt, present)
         except Exception as exception:
             error = f"{type(exception).__name__}: {exception}"
             logger.exception("Speculative prefill: scoring failed; nothing is dropped.")
@@ -105,6 +114,7 @@ class Chooser:
             return None
         try:
             votes = self._joined(cast, prompt.rule, stage)
+            votes = _spread(votes, present, len(prompt.ids), absent)
             if self._ranks.is_first:
                 one = self._select([prompt], [cast._replace(votes=votes)])[0]
                 chosen = one._replace(positions=np.intersect1d(one.positions, present))
@@ -112,27 +122,25 @@ class Chooser:
             logger.exception("Speculative prefill: selection failed; nothing is dropped.")
         return self._ranks.from_first(chosen)
 
-    def _votes(self, stage: int, seat: Seat, prompt: Prompt, present: np.ndarray, absent: float) -> Cast:
-        """This rank's, float32 [votes, prompt_tokens]."""
+    def _votes(self, stage: int, seat: Seat, prompt: Prompt, present: np.ndarray) -> Cast:
+        """This rank's, float32 [votes, present]."""
         queries, voters = seat.pruned.take_queries(self.voting(stage, prompt.rule))
         table = self._runner.req_to_token_pool.req_to_token
         on_device = torch.from_numpy(present).to(table.device)
         compact = [bisect_left(present, one) for one in voters]  # of those behind the prompt: all of it is before them
         recording = Recording(queries, table[seat.row, on_device].long(), len(voters), [-1] * len(voters), compact)
         begin, end = (bisect_left(present, one) for one in prompt.counted)
-        model = _Layers(self._runner, {number: self._segments.layers[number] for number in queries})
-        heads = None if prompt.rule.over_heads == "max" else {n: range(layer.tp_q_head_num) for n, layer in model.own.items()}
-        (found,) = votes_of(model, [recording], pool_kernel=prompt.rule.pool_kernel, counted=[(begin, end)], heads=heads)
-        votes = torch.full((len(voters), len(prompt.ids)), absent, device=found.device)
-        votes[:, on_device] = found
-        return Cast(votes, len(voters), recording.tokens, list(voters))
+        layers = self._segments.layers
+        model = _Layers(self._runner, {number: layers[number] for number in queries})
+        heads = self._heads(stage, prompt.rule)
+        own = None if heads is None else own_heads(heads, self._ranks.rank, lambda layer: layers[layer].tp_q_head_num)
+        (found,) = votes_of(model, [recording], pool_kernel=prompt.rule.pool_kernel, counted=[(begin, end)], heads=own)
+        return Cast(found, len(voters), recording.tokens, list(voters))
 
     def _joined(self, cast: Cast, rule: Rule, stage: int) -> torch.Tensor:
-        """Those of all ranks."""
-        if rule.over_heads == "max":
-            return self._ranks.maximum(cast.votes)
-        layer = self._segments.layers[self.voting(stage, rule)[-1]]
-        return self._ranks.total(cast.votes) / (layer.tp_q_head_num * self._ranks.size)
+        """Over the heads of all ranks: the mean of those that count, or the maximum."""
+        heads = self._heads(stage, rule)
+        return self._ranks.maximum(cast.votes) if heads is None else self._ranks.total(cast.votes) / len(heads)
 
 
 class _Layers:
@@ -152,6 +160,13 @@ class _Layers:
 
     def slots(self, _layer: Any, slots: torch.Tensor) -> torch.Tensor:
         return slots
+
+
+def _spread(votes: torch.Tensor, present: np.ndarray, tokens: int, absent: float) -> torch.Tensor:
+    """Votes on what is present, as votes on a prompt of so many tokens: [votes, tokens]."""
+    whole = votes.new_full((len(votes), tokens), absent)
+    whole[:, torch.from_numpy(present).to(votes.device)] = votes
+    return whole
 
 
 def exponents(keep_by_layer: Sequence[float] | None, stages: int) -> list[float]:

@@ -1,5 +1,6 @@
 """LazyLLM as a method: nothing is read ahead, tokens are dropped inside the target's own forward, and may return."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,11 +12,14 @@ from specprefill_sgl.methods.layers import check_layers
 from specprefill_sgl.methods.lazy.aux_cache import AuxCache
 from specprefill_sgl.methods.lazy.chooser import Chooser, Select, exponents
 from specprefill_sgl.methods.lazy.forward import Forward
+from specprefill_sgl.methods.lazy.heads import check_heads, unheard
 from specprefill_sgl.methods.lazy.segments import Segments
 from specprefill_sgl.models.ranks import Ranks
 from specprefill_sgl.request import eligibility
 from specprefill_sgl.request.prompts import Prompt
 from specprefill_sgl.selection.first_layers import of_last_tokens
+
+logger = logging.getLogger(__name__)
 
 
 def refusals(server_args: Any) -> Iterator[str]:
@@ -24,7 +28,7 @@ def refusals(server_args: Any) -> Iterator[str]:
 
 
 def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) -> None:
-    """In the launcher: the layers are the target's, which can be run in parts.
+    """In the launcher: the layers are the target's, which can be run in parts; of the calibrated heads some vote.
 
     Raises
     ------
@@ -35,10 +39,12 @@ def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) ->
     if set(config.method) == {"lazy"} and config.backfill != "off":
         raise ConfigError(f"{flag('backfill')} has no effect with {flag('method')} lazy.")
     compat.check_lazy(target)
+    check_heads(config, target)
 
 
-def model_path(_config: SpecPrefillConfig, _server_args: Any) -> None:
-    """No calibrated heads."""
+def model_path(_config: SpecPrefillConfig, server_args: Any) -> str:
+    """The target, whose heads vote."""
+    return server_args.model_path
 
 
 def more_memory(config: SpecPrefillConfig, target: Any) -> list[str]:
@@ -54,6 +60,8 @@ def token_bytes(target: Any) -> int:
 
 def load(name: str, config: SpecPrefillConfig, scheduler: Any, ranks: Ranks, chunk_tokens: int) -> "Lazy":
     """Nothing yet: the target's pools are still to come."""
+    for sentence in unheard(config):
+        logger.warning("--spec-prefill: %s", sentence)
     return Lazy(name, config, scheduler.tp_worker.model_runner, ranks, chunk_tokens)
 
 

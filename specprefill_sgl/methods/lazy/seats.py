@@ -1,6 +1,6 @@
 """A lazy request in the target's batches: what of it is in which layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,7 +46,7 @@ class Pruned:
     voters: dict[int, list[int]] = field(default_factory=dict)
     is_read: bool = False
 
-    def take_queries(self, layers: range) -> tuple[dict[int, torch.Tensor], list[int]]:
+    def take_queries(self, layers: Sequence[int]) -> tuple[dict[int, torch.Tensor], list[int]]:
         """Those of some layers, [votes, heads, head_dim] each, which are gone then; and the positions of their tokens."""
         queries = {layer: torch.cat(self.queries.pop(layer))[-MAX_WINDOW:] for layer in layers if layer in self.queries}
         voters = [self.voters.pop(layer)[-MAX_WINDOW:] for layer in layers if layer in self.voters]
