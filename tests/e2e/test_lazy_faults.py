@@ -72,11 +72,13 @@ def test_who_lost_what_it_parked_answers_without(case, wanted):
     server = case[0]
     custom = {**CUSTOM, "spec_prefill_revive_every": 3}
     requests = [(prompt_ids(900, seed=900 + at), custom) for at in range(3)]
+    alone = [server.generate(ids, custom=custom, params={"max_new_tokens": 16}) for ids, _ in requests]
     replies = all_at_once(server, requests, max_new_tokens=16)
     if not case[2]:  # what is recomputed after a retraction sees what returned before it
         for reply, (ids, _) in zip(replies, requests, strict=True):
             asked = set(reply["meta_info"]["spec_prefill"]["asked_after"])
             assert reply["output_ids"] == wanted(ids, 16, returns=(asked, 8))[0]
+        assert _times_asked(replies) < _times_asked(alone)  # or nobody lost anything
     _nothing_is_held(server)
 
 
@@ -95,6 +97,10 @@ def test_in_the_radix_cache_it_would_be_wrong_for_others(case):
         faults.switch("lazy_in_tree", on=False)
         assert (reply["output_ids"] == dense, reply["meta_info"]["cached_tokens"] > 1) == (not in_tree, in_tree)
     server.flush()
+
+
+def _times_asked(replies):
+    return sum(len(reply["meta_info"]["spec_prefill"]["asked_after"]) for reply in replies)
 
 
 def _nothing_is_held(server):
