@@ -99,6 +99,13 @@ def test_other_heads_would_keep_other_tokens(case, lazy):
     assert kept not in [*others, lazy("best", ()).answer(ids, 1)[1]]
 
 
+def test_the_log_says_where_no_head_votes(case):
+    server, _, layers, heads = case
+    log = server.log.read_text()
+    assert ("at layer 3 the last quarter below it votes" in log) == (layers == (2, 3) and heads == HEADS)
+    assert (f"1 of {len(heads)} calibrated heads are in layers from {layers[-1]} on" in log) == bool(heads)
+
+
 def test_beside_others(case, server, right):
     """Lazy requests of both rules, dense ones and those of a draft: prefilled and decoded together, each by its own rule."""
     lengths = (90, 700, 333, 1100)
