@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     needs : tuple of str
         Fields of `SpecPrefillConfig` that must be given.
     reads : tuple of str
-        Fields that have no effect without it, those it needs included.
+        Fields that have no effect without it, those it needs included; of those a request may give too.
     warning : str
         What whoever loads it must know; said by `check` and in the log.
     """
@@ -44,7 +44,9 @@ class Entry(NamedTuple):
         return importlib.import_module(self.module)
 
 
-_OF_MODELS = ("heads", "draft_max_tokens", "revive_every", "revive_chunks", "revive_max")
+_REVIVE = ("revive_every", "revive_chunks", "revive_max")
+_BACKFILL = ("backfill", "backfill_tokens", "backfill_decodes")
+_OF_MODELS = ("heads", "draft_max_tokens", *_REVIVE, *_BACKFILL)
 METHODS: dict[str, Entry] = {
     "draft": Entry(
         "specprefill_sgl.methods.draft", needs=("draft_model_path",), reads=("draft_model_path", "draft_tokenizer", *_OF_MODELS)
@@ -52,13 +54,13 @@ METHODS: dict[str, Entry] = {
     "lazy": Entry(
         "specprefill_sgl.methods.lazy.method",
         needs=("layers",),
-        reads=("layers", "keep_by_layer", "aux_cache_bytes", "heads", "revive_every", "revive_chunks", "revive_max"),
+        reads=("layers", "keep_by_layer", "aux_cache_bytes", "heads", *_REVIVE),  # no backfill: its layers lack different tokens
     ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
     "kv-prediction": Entry(
         "specprefill_sgl.methods.kv_prediction.entry",
         needs=("predictor",),
-        reads=("predictor", "tail", "draft_model_path", "draft_max_tokens"),
+        reads=("predictor", "tail", "draft_model_path", "draft_max_tokens", *_BACKFILL),
         warning=KV_PREDICTION_WARNING,
     ),
 }

@@ -4,7 +4,9 @@ import pytest
 
 from benchmarks.quality import control_methods
 from specprefill_sgl.config import ConfigError, SpecPrefillConfig, resolve
+from specprefill_sgl.hooks.usable import check_usable
 from specprefill_sgl.methods import registry
+from specprefill_sgl.request.options import RequestError, RequestOptions
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +38,22 @@ def test_a_method_that_needs_no_draft_needs_no_draft():
         ({"method": ("bm25",), "draft_model_path": "d"}, "--spec-prefill-draft-model-path has no effect"),
         ({"method": ("bm25",), "heads": ("file",)}, "--spec-prefill-heads has no effect with --spec-prefill-method bm25"),
         ({"method": ("bm25", "random"), "draft_max_tokens": 99}, "--spec-prefill-draft-max-tokens has no effect"),
+        ({"method": ("lazy",), "layers": (2,), "backfill_decodes": 4}, "--spec-prefill-backfill-decodes has no effect"),
     ],
 )
 def test_what_no_method_reads_and_what_one_lacks_is_refused(given, said):
     with pytest.raises(ConfigError) as error:
         registry.check(SpecPrefillConfig(**given))
     assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(("method", "field", "value"), [("lazy", "backfill", "turn"), ("kv-prediction", "revive_every", 3)])
+def test_nor_may_a_request_ask_for_what_its_method_does_not_read(resolved, method, field, value):
+    """Of a server that loads another method which does."""
+    config = SpecPrefillConfig(method=("draft", method))
+    check_usable(RequestOptions(**{field: value}), config, resolved(""))
+    with pytest.raises(RequestError, match=f"spec_prefill_{field} cannot be used with the method {method}: it has no effect"):
+        check_usable(RequestOptions(method=method, **{field: value}), config, resolved(""))
 
 
 @pytest.mark.parametrize("method", ["draft,draft", ""])

@@ -36,8 +36,6 @@ def check_at_start(config: SpecPrefillConfig, _server_args: Any, target: Any) ->
         One sentence that names the flag.
     """
     check_layers(config, target)
-    if set(config.method) == {"lazy"} and config.backfill != "off":
-        raise ConfigError(f"{flag('backfill')} has no effect with {flag('method')} lazy.")
     compat.check_lazy(target)
     check_heads(config, target)
 
