@@ -201,24 +201,10 @@ def _fits(scheduler: Any, running_batch: Any, job: Job) -> bool:
 
 def _piece(scheduler: Any, job: Job, size: int) -> Any:
     """A request that ends with the prefill of the next ids, and of which nothing is sent."""
-    from sglang.srt.managers.schedule_batch import Req
-    from sglang.srt.sampling.sampling_params import SamplingParams
+    from specprefill_sgl.models.unsent import UnsentReq
 
-    params = SamplingParams(temperature=0, max_new_tokens=1)
-    params.normalize(None)
-    extra_key, cache_salt = job.namespace  # with the LoRA's name, if there is one
-    piece = Req(
-        rid=f"spec-prefill-backfill-{id(job)}",
-        origin_input_text="",
-        origin_input_ids=job.ids[: job.covered + size],
-        sampling_params=params,
-        extra_key=extra_key,
-        cache_salt=cache_salt,
-        eos_token_ids=set(),
-        vocab_size=scheduler.model_config.vocab_size,
-    )
-    piece.lora_id, piece.tokenizer = job.lora_id, scheduler.tokenizer
-    piece.logprob_start_len = -1
+    piece = UnsentReq(f"spec-prefill-backfill-{id(job)}", job.ids[: job.covered + size], job.namespace)
+    piece.lora_id, piece.tokenizer = job.lora_id, scheduler.tokenizer  # the namespace has the LoRA's name, if there is one
     piece.finished_output = True  # so SGLang sends nothing of it
     if scheduler.enable_priority_scheduling:
         scheduler._set_or_validate_priority(piece)  # without one it gets the lowest
