@@ -11,21 +11,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
 import torch
 
+from specprefill_sgl.cli.doctor import server
+
 START_DEADLINE_S = 900 if torch.cuda.is_available() else 300  # a fresh GPU machine compiles kernels first
-CONTROL = {"SGLANG_PLUGINS": "specprefill_cpu"}  # stock SGLang on our platform, our plugin off
+CONTROL = server.STOCK  # on our platform, our plugin off
 ROOT = Path(__file__).resolve().parents[1]
 TARGET, DRAFT = (ROOT / "benchmarks" / "pair" / role for role in ("target", "draft"))  # trained, shipped
 HEADS = DRAFT.with_name("heads.json")  # the draft's, calibrated
 VOCABULARY = 12_000  # ids that every model of the benchmarks has
 start_seconds: list[float] = []  # of each server that this process started
 _ON_CPU = {"--device": "cpu", "--attention-backend": "torch_native", "--mem-fraction-static": "0.2"}
-
-
-class LaunchError(RuntimeError):
-    """The server did not start; the message ends with the end of its log."""
+LaunchError, flush, free_port = server.ServerError, server.flush_cache, server.free_port
 
 
 def command(model: Path, *options: str, **defaults: str) -> list[str]:
@@ -77,20 +75,13 @@ def serve(words: list[str], log: Path, env: dict[str, str] | None = None) -> Ite
         )
     try:
         url, begin = f"http://127.0.0.1:{port}", time.monotonic()
-        _wait_until_healthy(process, url, log)
+        if not server.becomes_healthy(process, url, START_DEADLINE_S):
+            tail = "\n".join(log.read_text().splitlines()[-30:])
+            raise LaunchError(f"the server did not start; the end of {log} is:\n{tail}")
         start_seconds.append(time.monotonic() - begin)
         yield url
     finally:
         end(process)
-
-
-def flush(url: str, deadline_s: float = 30) -> None:
-    """Empty the radix cache; SGLang refuses while requests run, so this also waits for the server to be idle."""
-    deadline = time.monotonic() + deadline_s
-    while requests.post(url + "/flush_cache", timeout=60).status_code != 200:
-        if time.monotonic() > deadline:
-            raise LaunchError("the server did not become idle: its radix cache could not be flushed")
-        time.sleep(0.1)
 
 
 def plugin_environment(folder: Path, name: str, entry_point: str) -> dict[str, str]:
@@ -116,15 +107,6 @@ def random_ids(draw: random.Random, length: int) -> list[int]:
     return [draw.randrange(3, VOCABULARY) for _ in range(length)]
 
 
-def free_port() -> int:
-    """A TCP port nobody listens on, one that no connection is given in the half minute until the server binds it."""
-    from sglang.srt.utils.network import (
-        get_free_port_below_ephemeral,  # seconds to import, and only who starts servers needs it
-    )
-
-    return get_free_port_below_ephemeral()
-
-
 def end(process: subprocess.Popen) -> None:
     """End a process started in a session of its own, with everything it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -132,14 +114,3 @@ def end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=15)
-
-
-def _wait_until_healthy(process: subprocess.Popen, url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(url + "/health_generate", timeout=30).status_code == 200:
-                return
-        time.sleep(0.5)
-    tail = "\n".join(log.read_text().splitlines()[-30:])
-    raise LaunchError(f"the server did not start; the end of {log} is:\n{tail}")

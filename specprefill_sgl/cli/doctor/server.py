@@ -33,7 +33,7 @@ class Server:
     def generate(self, ids: list[int], custom: dict[str, Any] | None, tokens: int, *, flush: bool = True) -> dict[str, Any]:
         """A greedy reply to a prompt, its radix cache emptied before; `seconds` is the time it took."""
         if flush:
-            self._flush()
+            flush_cache(self._url)
         params: dict[str, Any] = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
         if custom is not None:
             params["custom_params"] = custom
@@ -49,13 +49,14 @@ class Server:
         """`/server_info`."""
         return requests.get(f"{self._url}/server_info", timeout=60).json()
 
-    def _flush(self) -> None:
-        """Refused while a request runs."""
-        for _ in range(100):
-            if requests.post(f"{self._url}/flush_cache", timeout=60).status_code == 200:
-                return
-            time.sleep(0.1)
-        raise ServerError("the server did not become idle")
+
+def flush_cache(url: str, deadline_s: float = 30) -> None:
+    """Empty the radix cache; SGLang refuses while requests run, so this also waits for the server to be idle."""
+    ends = time.monotonic() + deadline_s
+    while requests.post(f"{url}/flush_cache", timeout=60).status_code != 200:
+        if time.monotonic() > ends:
+            raise ServerError("the server did not become idle: its radix cache could not be flushed")
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -68,7 +69,7 @@ def serve(
     ------
     ServerError
     """
-    port = _free_port()
+    port = free_port()
     words = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model.resolve()), "--port", str(port)]
     words += [
         "--attention-backend",
@@ -88,7 +89,9 @@ def serve(
             [*words, *options], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
         )
     try:
-        _wait(process, f"http://127.0.0.1:{port}", log)
+        if not becomes_healthy(process, f"http://127.0.0.1:{port}", _START_S):
+            how = "did not start" if process.poll() is not None else f"was not ready after {_START_S} s"
+            raise ServerError(f"the server {how}: {telling(log)}")
         yield Server(f"http://127.0.0.1:{port}", log)
     finally:
         _end(process)
@@ -100,16 +103,15 @@ def sparse_flags(draft: Path, pair: Pair) -> list[str]:
     return ["--spec-prefill", *(word for name, value in values.items() for word in (f"--spec-prefill-{name}", str(value)))]
 
 
-def _wait(process: subprocess.Popen, url: str, log: Path) -> None:
-    ends = time.monotonic() + _START_S
-    while time.monotonic() < ends:
-        if process.poll() is not None:
-            raise ServerError(f"the server did not start: {telling(log)}")
+def becomes_healthy(process: subprocess.Popen, url: str, within_s: float) -> bool:
+    """Wait for a server; False if it ends or time does before it answers."""
+    ends = time.monotonic() + within_s
+    while time.monotonic() < ends and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
             if requests.get(f"{url}/health_generate", timeout=30).status_code == 200:
-                return
+                return True
         time.sleep(0.5)
-    raise ServerError(f"the server was not ready after {_START_S} s: {telling(log)}")
+    return False
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -124,7 +126,8 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _free_port() -> int:
-    from sglang.srt.utils.network import get_free_port_below_ephemeral
+def free_port() -> int:
+    """A TCP port nobody listens on, one that no connection is given in the half minute until the server binds it."""
+    from sglang.srt.utils.network import get_free_port_below_ephemeral  # seconds to import
 
     return get_free_port_below_ephemeral()
