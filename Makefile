@@ -21,8 +21,11 @@ test-all: lint release
 	$(PYTEST) -m "slow or not slow"
 
 # the plugin on an older tested release of SGLang, then the same with that release's patches and no plugin
+# without a GPU that one serves on one rank only; of lazy's tests on one rank all are slow
 test-release: lint release
-	PYTHONPATH=$(OLDER) $(RUN) -m pytest tests/contract tests/e2e/test_reference.py tests/e2e/test_radix_cache.py
+	PYTHONPATH=$(OLDER) $(RUN) -m pytest tests/contract tests/e2e/test_reference.py tests/e2e/test_radix_cache.py \
+	    tests/e2e/test_kv_prediction.py::test_published_kv_is_what_the_predictor_says
+	PYTHONPATH=$(OLDER) $(RUN) -m pytest -m slow tests/e2e/test_lazy.py -k "reference and llama and not ranks and not overlap"
 	$(RUN) -m patches.verify $(RELEASE)
 
 # on a machine with a GPU: does it work there? Then the tests that need one
