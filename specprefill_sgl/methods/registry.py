@@ -54,7 +54,8 @@ METHODS: dict[str, Entry] = {
     "lazy": Entry(
         "specprefill_sgl.methods.lazy.method",
         needs=("layers",),
-        reads=("layers", "keep_by_layer", "aux_cache_bytes", "heads", *_REVIVE),  # no backfill: its layers lack different tokens
+        # no backfill: its layers lack different tokens
+        reads=("layers", "keep_by_layer", "aux_cache_bytes", "heads", *_REVIVE),
     ),
     "early-layers": Entry("specprefill_sgl.methods.early_layers", needs=("layers",), reads=("layers", *_OF_MODELS)),
     "kv-prediction": Entry(
