@@ -5,7 +5,7 @@ the others predicted. Of the prompts that `python -m benchmarks.selection prepar
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from specprefill_sgl.methods.kv_prediction import predictor_file
 from specprefill_sgl.methods.kv_prediction.predictor import Predictor
 from specprefill_sgl.request.prompts import Cast, Prompt
 from specprefill_sgl.selection.first_layers import VOTING_PART, last_part, of_last_tokens
-from specprefill_sgl.selection.rule import preset
+from specprefill_sgl.selection.rule import Rule, preset
 from specprefill_sgl.stage.selecting import select
 
 LAYERS = (8, 15)
 OUT = Path(__file__).parent / "results" / "methods-held_out.jsonl"
-DRAFT, KV_PREDICTION = "draft, the model itself", "kv-prediction 15"
+DRAFT, HYBRID, KV_PREDICTION = "draft, the model itself", "hybrid 15", "kv-prediction 15"
+SINKS = preset("best", None).ignore_first  # lazy keeps them
 COST = {  # in dense prefills, of a keep ratio, by the first word; k of 30 layers
     "early-layers": lambda k, p: k + p,
     "lazy": lambda k, p: k + (1 - k) * p,
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection.methods", description=__doc__)
     parser.add_argument("--prompts", type=Path, help="without them, only the table of what was measured")
     parser.add_argument("--predictor", type=Path, help="of the model's first 15 layers; without it, no prediction")
+    parser.add_argument("--methods", nargs="+", help="measure these alone; default: all")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     if arguments.prompts is not None:
@@ -65,41 +67,46 @@ def _run(arguments: argparse.Namespace) -> None:
         one = msgspec.json.decode(line, type=Example)
         if {"task": one.task, "length": one.length, "number": one.number, "method": "dense", "keep_ratio": 1.0} in results:
             continue
-        for row in [*rows_of(model, one, predictor)]:  # all or none
+        for row in [*rows_of(model, one, predictor, arguments.methods)]:  # all or none
             results.add(row)
 
 
-def rows_of(model: Any, example: Example, predictor: Predictor | None) -> Iterator[dict]:
+def rows_of(
+    model: Any, example: Example, predictor: Predictor | None, methods: Collection[str] | None = None
+) -> Iterator[dict]:
     """Of one prompt: a dense row, then one per method and keep ratio; fields as those of `measure.rows_of`."""
     reading, mask = read_example(model, example), torch.tensor(example.judged)
     dense = float(reading.nll[mask].mean())
     about = {name: getattr(example, name) for name in ("task", "length", "number", "split")}
     yield {**about, "method": "dense", "keep_ratio": 1.0, "nll": dense, "right": bool(reading.right[mask].all())}
-    for name, ratio, kept, (nll, right) in _answers(model, reading, predictor):
+    for name, ratio, kept, (nll, right) in _answers(model, reading, predictor, methods or (*_choices(), HYBRID, KV_PREDICTION)):
         cost = {"loss": float(nll[mask].mean()) - dense, "right": bool(right[mask].all())}
         yield {**about, "method": name, "keep_ratio": ratio, "kept": len(kept), **cost}
 
 
-def _answers(model: Any, reading: Reading, predictor: Predictor | None) -> Iterator[tuple[str, float, np.ndarray, Found]]:
-    example = reading.example
+def _answers(
+    model: Any, reading: Reading, predictor: Predictor | None, wanted: Collection[str]
+) -> Iterator[tuple[str, float, np.ndarray, Found]]:
+    example, choices = reading.example, _choices()
     below = upper_layers.entered(model, example, LAYERS)
+    tail = np.arange(len(example.ids) - upper_layers.TAIL, len(example.ids))
 
     def upper(layers: int, kept: np.ndarray, predictor: Predictor | None = None) -> Found:
         return upper_layers.answer(model, example, below[layers], kept, predictor)
 
     for ratio in KEEP_RATIOS:
-        chosen = {name: (layers, one(reading, ratio)) for name, (layers, one) in _choices().items()}
-        dropping = {name: kept for name, (_, kept) in chosen.items() if name.startswith(("draft", "early-layers"))}
+        chosen = {name: (layers, one(reading, ratio)) for name, (layers, one) in choices.items() if name in wanted}
+        dropping = {name: kept for name, (_, kept) in chosen.items() if not name.startswith("lazy")}
         for (name, kept), found in zip(dropping.items(), sparse.answers(model, example, [*dropping.values()]), strict=True):
             yield name, ratio, kept, found
         for name, (layers, kept) in chosen.items():
             if name.startswith("lazy"):
                 yield name, ratio, kept, upper(layers, kept)
-        if predictor is not None:
-            layers, kept = chosen["lazy 15"]
-            tail = np.arange(len(example.ids) - upper_layers.TAIL, len(example.ids))
-            yield "hybrid 15", ratio, kept, upper(layers, np.union1d(kept, tail), predictor)
-    if predictor is not None:
+        if predictor is not None and HYBRID in wanted:
+            layers, choose = choices["lazy 15"]
+            kept = np.union1d(choose(reading, ratio), tail)
+            yield HYBRID, ratio, kept, upper(layers, kept, predictor)
+    if predictor is not None and KV_PREDICTION in wanted:
         yield KV_PREDICTION, 1.0, tail, upper(15, tail, predictor)
 
 
@@ -107,23 +114,24 @@ def _choices() -> dict[str, tuple[int, Callable[[Reading, float], np.ndarray]]]:
     """Name -> layers that are read whole, and what is kept."""
     found: dict[str, tuple[int, Callable[[Reading, float], np.ndarray]]] = {DRAFT: (30, _by_heads(None))}
     for layers in LAYERS:
-        for method in ("early-layers", "lazy"):
-            found[f"{method} {layers}"] = layers, _by_heads(layers)
-            found[f"{method} {layers}, no heads"] = layers, _by_last_quarter(layers)
+        for method, sinks in (("early-layers", 0), ("lazy", SINKS)):
+            found[f"{method} {layers}"] = layers, _by_heads(layers, sinks)
+            found[f"{method} {layers}, no heads"] = layers, _by_last_quarter(layers, sinks)
+        found[f"lazy {layers}, sink dropped"] = layers, _by_heads(layers)
         found[f"lazy {layers}, LazyLLM's score"] = layers, _by_last_token(layers)
     return found
 
 
-def _by_heads(layers: int | None) -> Callable[[Reading, float], np.ndarray]:
+def _by_heads(layers: int | None, sinks: int = 0) -> Callable[[Reading, float], np.ndarray]:
     rule = preset("best", heads_of(layers))
     if layers is not None:
         rule = of_last_tokens(rule)
-    return lambda reading, ratio: _chosen(prompt := _prompt(reading, rule, ratio), cast(reading.seen, prompt))
+    return lambda reading, ratio: _chosen(prompt := _prompt(reading, rule, ratio, sinks), cast(reading.seen, prompt))
 
 
-def _by_last_quarter(layers: int) -> Callable[[Reading, float], np.ndarray]:
+def _by_last_quarter(layers: int, sinks: int) -> Callable[[Reading, float], np.ndarray]:
     rule, voting = of_last_tokens(preset("best", None)), last_part(range(layers), VOTING_PART)
-    return lambda reading, ratio: _chosen(prompt := _prompt(reading, rule, ratio), cast(reading.seen, prompt, voting))
+    return lambda reading, ratio: _chosen(prompt := _prompt(reading, rule, ratio, sinks), cast(reading.seen, prompt, voting))
 
 
 def _by_last_token(layers: int) -> Callable[[Reading, float], np.ndarray]:
@@ -139,8 +147,8 @@ def _by_last_token(layers: int) -> Callable[[Reading, float], np.ndarray]:
     return choose
 
 
-def _prompt(reading: Reading, rule: Any, ratio: float) -> Prompt:
-    return prompt_of(as_ids(reading.example.ids), rule, ratio)
+def _prompt(reading: Reading, rule: Rule, ratio: float, sinks: int = 0) -> Prompt:
+    return msgspec.structs.replace(prompt_of(as_ids(reading.example.ids), rule, ratio), keep_first=sinks)
 
 
 def _chosen(prompt: Prompt, votes: Cast) -> np.ndarray:

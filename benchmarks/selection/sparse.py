@@ -23,7 +23,7 @@ def answers(model: Any, example: Example, selections: Sequence[np.ndarray]) -> I
     selections : sequence of int64 [kept]
         Kept positions, ascending, the last prompt token's among them; they keep their rotary positions.
     """
-    longest = max(map(len, selections)) + len(example.answer)
+    longest = max(map(len, selections), default=0) + len(example.answer)
     size = max(_MOST_TOKENS // longest, 1)
     for start in range(0, len(selections), size):
         yield from _forward(model, example, selections[start : start + size])

@@ -223,7 +223,14 @@ def test_one_layer_keeps_what_first_layers_keep(pair_of, tmp_path):
     """The same layers read the same tokens; one file is for both methods."""
     target, file = pair_of("llama")[0], tmp_path / "heads.json"
     heads_file.save(file, target, HEADS[:3], {})
-    options = {"method": "lazy,early-layers", "layers": 2, "keep_ratio": RATIO, "selection": "best", "heads": file}
+    options = {
+        "method": "lazy,early-layers",
+        "layers": 2,
+        "keep_ratio": RATIO,
+        "selection": "best",
+        "heads": file,
+        "keep_first": 4,
+    }
     with serve(tmp_path, target, *sparse_options(None, **options)) as server:
         for length in (60, 512, 1300):
             ids = prompt_ids(length, seed=length)

@@ -146,10 +146,15 @@ class Lazy:
     def over(self, votes):
         return votes.mean(0) if self.rule["over"] == "mean" else votes.amax(0)
 
-    def forced(self):
+    def tail(self):
         if not self.rule["tail"]:
             return [(self.n - 1) // self.rule["chunk"]]
         return tail_chunks(self.n, keep_ratio=self.keep[-1], chunk_size=self.rule["chunk"], keep_last=self.rule["tail"])
+
+    def forced(self):
+        """Chunks that are kept unasked: the tail's, and those of the attention sinks that do not count."""
+        sinks = {p // self.rule["chunk"] for p in range(min(self.rule["first"], self.n))}
+        return sorted({*sinks, *self.tail()})
 
     def selected(self, importance, ratio):
         size = self.rule["chunk"]
@@ -159,7 +164,7 @@ class Lazy:
     def choose(self, stage, n, at):
         """Positions of those in front of a stage that go on."""
         ratio, first = self.keep[stage - 1], n - self.rule["window"]
-        self.ignored = n - self.forced()[0] * self.rule["chunk"] if self.rule["tail"] else 0
+        self.ignored = n - self.tail()[0] * self.rule["chunk"] if self.rule["tail"] else 0
         layers = list(self.voting(stage)[0])
         own = self.queries[layers[0]][1]
         rows = [({layer: self.queries[layer][0][:, i] for layer in layers}, p) for i, p in enumerate(own) if first <= p < n]

@@ -76,7 +76,7 @@ class Chooser:
         Selected or None
             Its positions are present ones; None if it failed, on any rank.
         """
-        prompt = seat.prompt()
+        prompt = _with_sinks(seat.prompt())
         ratio = prompt.keep_ratio ** self._exponents[stage - 1]
         prompt = msgspec.structs.replace(prompt, keep_ratio=ratio, cached=min(seat.pruned.start, len(prompt.ids)))
         return self._selected(stage, seat, prompt, present, absent=_ABSENT)
@@ -84,7 +84,7 @@ class Chooser:
     def asked_for(self, stage: int, seat: Seat, present: np.ndarray) -> np.ndarray | None:
         """Of a request that decodes: what its answer asks for and is not in the stage, int64 [tokens]; None if it failed."""
         kept = seat.pruned.kept[stage]
-        prompt = seat.prompt()
+        prompt = _with_sinks(seat.prompt())
         prompt = msgspec.structs.replace(
             prompt,
             keep_ratio=prompt.keep_ratio ** self._exponents[stage - 1],
@@ -141,6 +141,15 @@ class Chooser:
         """Over the heads of all ranks: the mean of those that count, or the maximum."""
         heads = self._heads(stage, rule)
         return self._ranks.maximum(cast.votes) if heads is None else self._ranks.total(cast.votes) / len(heads)
+
+
+def _with_sinks(prompt: Prompt) -> Prompt:
+    """Where attention sinks do not count, they are kept.
+
+    The layers below made a sink of the prompt's first token, and those above look for it. No other takes its place, as the
+    first of the kept tokens does where all layers lack the same ones.
+    """
+    return msgspec.structs.replace(prompt, keep_first=max(prompt.keep_first, prompt.rule.ignore_first))
 
 
 class _Layers:
