@@ -47,6 +47,7 @@ def _recovery(axis: Any, title: str, rows: list[dict]) -> None:
     ]
     axis.barh(settings, parts[0], color=_WARM, height=0.6, label="until the first token")
     axis.barh(settings, parts[1], left=parts[0], color=_PALE, height=0.6, label="the answer")
+    axis.set_xlim(right=1.5 * max(map(sum, zip(*parts, strict=True))))  # room for the legend
     axis.set_title(title + ": seconds", fontsize=9.5, loc="left")
     axis.legend(frameon=False, fontsize=8)
 
