@@ -261,11 +261,12 @@ def test_it_ends_with_its_request(case, server):
 def test_flushing_and_new_weights_do_not_wait_for_it(case, server):
     if server.state()["enable_hierarchical_cache"]:
         pytest.skip("SGLang itself flushes nothing while KV is on its way to the host")
-    since = _counters(server)["backfills"]
-    for _ in range(3):
+    since, asked = _counters(server)["backfills"].get("cancelled", 0), 0
+    while _counters(server)["backfills"].get("cancelled", 0) < since + 3:  # a slow client comes when it is complete
         server.generate(prompt_ids(4000, seed=8), custom=TURN, params={"max_new_tokens": 1})
         assert server.post("/flush_cache", {}).status_code == 200
-    assert _counters(server)["backfills"].get("cancelled", 0) == since.get("cancelled", 0) + 3
+        asked += 1
+        assert asked < 30
     server.generate(prompt_ids(4000, seed=8), custom=TURN, params={"max_new_tokens": 1})
     path = server.state()["model_path"]
     reply = server.post("/update_weights_from_disk", {"model_path": path})
