@@ -13,6 +13,7 @@ from benchmarks.quality.results import read
 from benchmarks.selection import methods as losses
 from benchmarks.selection.report import loss_of
 from benchmarks.speed.arguments import results
+from benchmarks.speed.drawing import errors
 from benchmarks.speed.report import middle
 
 PICTURE = ROOT / "docs" / "pictures" / "methods.svg"
@@ -81,16 +82,12 @@ def _draw(axis: Any, title: str, pair: str, quality: dict[tuple[str, float], Poi
         x = [middle(dense[row["number"]] / row["ttft_ms"] for row in some) for some in mine]
         y = [quality[name, ratio] for ratio in ratios]
         how = {"color": colour, "marker": "o", "ms": 4, "lw": 1.4, "elinewidth": 0.8, "label": name}
-        axis.errorbar([at for at, _, _ in x], [at for at, _, _ in y], xerr=_errors(x), yerr=_errors(y), **how)
+        axis.errorbar([at for at, _, _ in x], [at for at, _, _ in y], xerr=errors(x), yerr=errors(y), **how)
         for ratio, (at, _, _), (height, _, _) in zip(ratios, x, y, strict=True):
             if ratio < 1:
                 axis.annotate(f"{ratio:g}", (at, height), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     axis.set_xlabel("times sooner than dense: TTFT dense / this")
     axis.legend(frameon=False, fontsize=8)
-
-
-def _errors(points: list[Point]) -> np.ndarray:
-    return np.array([(max(mean - low, 0), max(high - mean, 0)) for mean, low, high in points]).T
 
 
 if __name__ == "__main__":

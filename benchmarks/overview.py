@@ -12,6 +12,7 @@ from benchmarks.launch import ROOT
 from benchmarks.quality import report
 from benchmarks.quality.results import read
 from benchmarks.selection.report import loss_of
+from benchmarks.speed.drawing import errors
 from benchmarks.speed.report import middle
 
 PICTURE = ROOT / "docs" / "pictures" / "overview.svg"
@@ -93,7 +94,7 @@ def _bars(axis: Any, title: str, points: list[Point]) -> None:
     _drawn(axis, title)
     at = range(len(points))
     axis.bar(
-        at, [mean for mean, _, _ in points], yerr=_errors(points), color=(_WARM, _WARM, _INK), width=0.55, error_kw={"lw": 0.8}
+        at, [mean for mean, _, _ in points], yerr=errors(points), color=(_WARM, _WARM, _INK), width=0.55, error_kw={"lw": 0.8}
     )
     for x, (mean, _, high) in zip(at, points, strict=True):
         axis.annotate(f"{mean:.1f}", (x, max(mean, high)), xytext=(0, 4), textcoords="offset points", ha="center")
@@ -105,7 +106,7 @@ def _lines(axis: Any, title: str, lines: dict[str, list[Point]], colours: Sequen
         x = np.arange(len(points)) + 0.04 * (number - 1)
         means = [mean for mean, _, _ in points]
         axis.errorbar(
-            x, means, yerr=_errors(points), color=colours[number], marker="o", ms=4, lw=1.6, elinewidth=0.8, label=name
+            x, means, yerr=errors(points), color=colours[number], marker="o", ms=4, lw=1.6, elinewidth=0.8, label=name
         )
     axis.legend(frameon=False, fontsize=8)
 
@@ -113,10 +114,6 @@ def _lines(axis: Any, title: str, lines: dict[str, list[Point]], colours: Sequen
 def _drawn(axis: Any, title: str) -> None:
     axis.set_title(title, fontsize=9.5, loc="left")
     axis.set_xticks(range(len(_RATIOS) + 1), [*(f"{ratio:g}" for ratio in _RATIOS), _DENSE])
-
-
-def _errors(points: list[Point]) -> np.ndarray:
-    return np.array([(max(mean - low, 0), max(high - mean, 0)) for mean, low, high in points]).T
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """One plot in a file beside its rows."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import pyplot as plt
 
 
@@ -17,3 +18,8 @@ def axes(path: Path, xlabel: str, ylabel: str) -> Iterator[Any]:
     drawn.legend(loc="upper left", bbox_to_anchor=(1, 1))  # "best" covers bars
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
+
+
+def errors(points: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """What matplotlib calls error bars, of figures with their intervals: float64 [2, points]."""
+    return np.array([(max(mean - low, 0), max(high - mean, 0)) for mean, low, high in points]).T
